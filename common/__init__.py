@@ -1,0 +1,1 @@
+"""The shared core: kernels, layers, data, training, checkpoints, analysis."""

@@ -1,0 +1,8 @@
+"""The one exception type for mistakes that a user can mend."""
+
+
+class UserError(Exception):
+    """Reports a mistake of the user's in one line: what is wrong, where, and what was expected.
+
+    The command line prints the message without a traceback and exits with status 2.
+    """

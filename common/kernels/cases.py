@@ -1,0 +1,126 @@
+"""Named shapes of the recurrences, and random arguments for them: for tests and benchmarks."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from common.kernels.scan import Output
+from common.kernels.transitions import CoupledTransition, GatedInput
+
+STRUCTURES = {
+    "gated": ((".",), ("w",)),
+    "opponent": (("lg", "gl"), ("ww", ".w")),
+    "transformer": (("l..", ".l.", "ggl"), (".ww", "w..", "...")),
+    "sparse": (("..g", "...", "..."), ("...", "w.w", "...")),
+}
+"""Which entries exist in `local` and `coupled`, one string a row; a point is a structural zero."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ScanCase:
+    """Shape and options of one linear recurrence.
+
+    Attributes:
+        name: what it is there for.
+        steps: time steps t.
+        batch: leading axes (dense form), or lanes of the states (coupled form).
+        states: number n of states.
+        dtype: of transition and inputs; the coupled form is complex, its gates real.
+        initial: whether a state before the first step is given.
+        reverse: whether time runs backwards.
+        output: 'all' states or the 'last'.
+        constant_drive: coupled form: the drive has one step, the same one enters at every step.
+        structure: coupled form: the entries, one of `STRUCTURES`.
+    """
+
+    name: str
+    steps: int
+    batch: tuple[int, ...]
+    states: int
+    dtype: str = "float32"
+    initial: bool = False
+    reverse: bool = False
+    output: Output = "all"
+    constant_drive: bool = False
+    structure: str = "transformer"
+
+
+DENSE_CASES = (
+    ScanCase("one_step", 1, (3,), 3, initial=True),
+    ScanCase("two_steps_reverse", 2, (3,), 2, initial=True, reverse=True),
+    ScanCase("no_batch_complex", 7, (), 3, "complex64", initial=True),
+    ScanCase("scalar_state_last", 8, (2, 3), 1, output="last"),
+    ScanCase("two_axes_reverse", 7, (2, 3), 3, reverse=True),
+    ScanCase("long_complex_reverse_last", 33, (2,), 2, "complex64", True, True, "last"),
+    ScanCase("long_double", 33, (2,), 3, "float64", initial=True),
+)
+
+COUPLED_CASES = (
+    ScanCase("one_step", 1, (2, 3), 3, "complex64", initial=True),
+    ScanCase("no_lanes_reverse", 2, (), 2, "complex64", True, True, structure="opponent"),
+    ScanCase("scalar_state", 7, (3,), 1, "complex64", structure="gated"),
+    ScanCase("still_image_last", 8, (2, 3, 4), 3, "complex64", output="last", constant_drive=True),
+    ScanCase("sparse_reverse", 7, (2, 3), 3, "complex64", reverse=True, structure="sparse"),
+    ScanCase("long_double_reverse_last", 33, (2, 3), 3, "complex128", True, True, "last"),
+)
+
+BENCHMARK_CASES = (
+    ScanCase("laptop", 8, (32, 16, 9, 32), 3, "complex64", output="last", constant_drive=True),
+    ScanCase("video_64px", 8, (4, 16, 9, 32), 3, "complex64"),
+    ScanCase("video_128px", 8, (2, 32, 17, 64), 3, "complex64"),
+    ScanCase("long_video", 512, (1, 8, 5, 8), 3, "complex64"),
+)
+
+
+def random_array(
+    rng: np.random.Generator, shape: tuple[int, ...], dtype: str, scale: float = 1.0
+) -> Any:
+    """Returns normal numbers of standard deviation `scale`, complex ones where asked for."""
+    x = rng.standard_normal(shape)
+    if np.issubdtype(dtype, np.complexfloating):
+        x = (x + 1j * rng.standard_normal(shape)) / np.sqrt(2.0)
+    return np.asarray(scale * x).astype(dtype)
+
+
+def dense_arguments(case: ScanCase, seed: int = 0) -> tuple[Any, Any, Any]:
+    """Returns random (transition, inputs, initial or None) of a case.
+
+    The matrices vary in time and do not commute. Their products neither explode nor vanish fast.
+    """
+    rng = np.random.default_rng(seed)
+    n, dtype = case.states, case.dtype
+    transition = random_array(rng, (*case.batch, case.steps, n, n), dtype, 1.2 / np.sqrt(n))
+    inputs = random_array(rng, (*case.batch, case.steps, n), dtype)
+    initial = random_array(rng, (*case.batch, n), dtype) if case.initial else None
+    return transition, inputs, initial
+
+
+def coupled_arguments(case: ScanCase, seed: int = 0) -> tuple[CoupledTransition, Any, Any]:
+    """Returns random (transition, inputs, initial or None) of a case.
+
+    As in the models, lanes are (batch, ..., channels): with two or more of them the gates are
+    shared by the channels and the spectrum by the batch.
+    """
+    rng = np.random.default_rng(seed)
+    gate_dtype = "float64" if case.dtype == "complex128" else "float32"
+    gate_lanes, spectrum_lanes = list(case.batch), list(case.batch)
+    if len(case.batch) > 1:
+        gate_lanes[-1] = spectrum_lanes[0] = 1
+
+    def gate() -> Any:
+        uniform = rng.uniform(0.1, 1.5, (case.steps, *gate_lanes))
+        return np.asarray(uniform / np.sqrt(case.states)).astype(gate_dtype)
+
+    local, coupled = (
+        tuple(tuple(None if letter == "." else gate() for letter in row) for row in rows)
+        for rows in STRUCTURES[case.structure]
+    )
+    phase = rng.uniform(-np.pi, np.pi, spectrum_lanes)
+    polar = rng.uniform(0.7, 1.0, spectrum_lanes) * np.exp(1j * phase)
+    spectrum: Any = np.asarray(polar).astype(case.dtype)
+    drive_shape = (1 if case.constant_drive else case.steps, *case.batch)
+    drives = [random_array(rng, drive_shape, case.dtype) for _ in local]
+    inputs = tuple(d if i == 1 else GatedInput(gate(), d) for i, d in enumerate(drives))
+    initial = tuple(random_array(rng, case.batch, case.dtype) for _ in local)
+    return CoupledTransition(local, coupled, spectrum), inputs, initial if case.initial else None

@@ -1,0 +1,155 @@
+"""Definitions in NumPy float64 that the kernels must match; loops, no FFT, no JAX.
+
+For tests, benchmarks and notebooks alone.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+Gates = Sequence[Sequence[Any]]
+
+
+def widen(x: Any) -> np.ndarray:
+    """Returns x as float64, or as complex128 where it is complex."""
+    x = np.asarray(x)
+    return x.astype(np.complex128 if np.iscomplexobj(x) else np.float64)
+
+
+def linear_recurrence(
+    transition: ArrayLike,
+    inputs: ArrayLike,
+    initial: ArrayLike | None = None,
+    *,
+    reverse: bool = False,
+) -> np.ndarray:
+    """Iterates s_t = M_t s_{t-1} + b_t one step after the other.
+
+    Args:
+        transition: M_t, (*b, t, n, n).
+        inputs: b_t, (*b, t, n).
+        initial: state before the first step, (*b, n); zero where None.
+        reverse: run from the last time to the first.
+
+    Returns:
+        The states (*b, t, n), each at the time of its step.
+    """
+    matrices, offsets = widen(transition), widen(inputs)
+    state = np.zeros_like(offsets[..., 0, :]) if initial is None else widen(initial)
+    states = np.zeros(offsets.shape, np.result_type(matrices, offsets, state))
+    steps = range(offsets.shape[-2])
+    for t in reversed(steps) if reverse else steps:
+        state = (matrices[..., t, :, :] @ state[..., None])[..., 0] + offsets[..., t, :]
+        states[..., t, :] = state
+    return states
+
+
+def coupled_matrices(local: Gates, coupled: Gates, spectrum: ArrayLike) -> np.ndarray:
+    """Builds M_t = local_t + spectrum * coupled_t entry by entry.
+
+    Args:
+        local: n x n entries, each (t, *lanes) or None for zero.
+        coupled: n x n entries that the spectrum multiplies, likewise.
+        spectrum: array that broadcasts against the lanes.
+
+    Returns:
+        The matrices (t, *lanes, n, n).
+    """
+    entries = [e for row in (*local, *coupled) for e in row if e is not None]
+    lanes = np.broadcast_shapes(np.shape(spectrum), *(np.shape(e)[1:] for e in entries))
+    n, steps = len(local), len(entries[0])
+    matrices = np.zeros((steps, *lanes, n, n), np.complex128)
+    for t in range(steps):
+        for i in range(n):
+            for j in range(n):
+                if (gate := local[i][j]) is not None:
+                    matrices[t, ..., i, j] += widen(gate)[t]
+                if (gate := coupled[i][j]) is not None:
+                    matrices[t, ..., i, j] += widen(spectrum) * widen(gate)[t]
+    return matrices
+
+
+def coupled_recurrence(
+    local: Gates,
+    coupled: Gates,
+    spectrum: ArrayLike,
+    inputs: Sequence[tuple[ArrayLike | None, ArrayLike]],
+    initial: Sequence[ArrayLike] | None = None,
+    *,
+    reverse: bool = False,
+) -> np.ndarray:
+    """Iterates the coupled recurrence through its dense matrices.
+
+    Args:
+        local: entries of the transition, see `coupled_matrices`.
+        coupled: entries of the transition that the spectrum multiplies.
+        spectrum: array that broadcasts against the lanes.
+        inputs: for every state its (gate or None, drive), b_t = gate_t * drive_t; a drive of one
+            step enters at every step.
+        initial: state before the first step, n arrays of the lanes; zero where None.
+        reverse: run from the last time to the first.
+
+    Returns:
+        The states (n, t, *lanes).
+    """
+    matrices = coupled_matrices(local, coupled, spectrum)
+    offsets = np.zeros(matrices.shape[:-1], np.complex128)
+    for i, (gate, drive) in enumerate(inputs):
+        offsets[..., i] = widen(drive) if gate is None else widen(gate) * widen(drive)
+    states = linear_recurrence(
+        np.moveaxis(matrices, 0, -3),
+        np.moveaxis(offsets, 0, -2),
+        None if initial is None else np.stack([widen(s) for s in initial], -1),
+        reverse=reverse,
+    )
+    return np.moveaxis(np.moveaxis(states, -2, 0), -1, 0)
+
+
+def lay_out_in_middle(kernel: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Lays kernels (c, k, l) out on (c, height, width) as the public code does.
+
+    The kernel stands in the middle of the map, rounded up and to the left. Where it is larger than
+    the map, its own middle is taken. Its centre is not brought to the map's origin.
+    """
+    channels, rows, columns = kernel.shape
+    laid_out = np.zeros((channels, height, width))
+    top = (height - rows) // 2 if rows <= height else -((rows - height) // 2)
+    left = (width - columns) // 2 if columns <= width else -((columns - width) // 2)
+    for p in range(rows):
+        for q in range(columns):
+            if 0 <= top + p < height and 0 <= left + q < width:
+                laid_out[:, top + p, left + q] = widen(kernel[:, p, q])
+    return laid_out
+
+
+def circular_convolution(x: np.ndarray, kernel: np.ndarray, origin: str = "centre") -> np.ndarray:
+    """Convolves every channel with its kernel by the sum over taps, circularly.
+
+    'centre': y[i, j] = sum_pq kernel[p, q] x[i - p + k // 2, j - q + l // 2], indices modulo the
+    map. 'upstream': the same sum without k // 2 and l // 2 over the kernel in the map's middle.
+
+    Args:
+        x: maps (*b, c, h, w).
+        kernel: kernels (c, k, l).
+        origin: 'centre' or 'upstream'.
+    """
+    x, kernel = widen(x), widen(kernel)
+    if origin == "upstream":
+        kernel = lay_out_in_middle(kernel, *x.shape[-2:])
+        centre = (0, 0)
+    else:
+        centre = (kernel.shape[1] // 2, kernel.shape[2] // 2)
+    y = np.zeros_like(x)
+    for p in range(kernel.shape[1]):
+        for q in range(kernel.shape[2]):
+            shifted = np.roll(x, (p - centre[0], q - centre[1]), (-2, -1))
+            y += kernel[:, p, q, None, None] * shifted
+    return y
+
+
+def bound_magnitude(spectrum: np.ndarray, rho: float = 0.999) -> np.ndarray:
+    """Returns rho K / (1 + |K|), in polar form: the phase stays, the magnitude is bounded."""
+    magnitude, phase = np.abs(widen(spectrum)), np.angle(widen(spectrum))
+    return rho * magnitude / (1.0 + magnitude) * np.exp(1j * phase)

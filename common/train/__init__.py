@@ -1,0 +1,45 @@
+"""Training: the task protocol, the loop, and what it records."""
+
+from common.train.environment import describe_environment
+from common.train.evaluation import EvaluationStopped, evaluate
+from common.train.loop import fit, restore_params
+from common.train.metrics import format_scores, make_batch_sums, summarise, wilson_interval
+from common.train.optim import make_optimizer, make_schedule
+from common.train.preemption import Preempted, StopRequest
+from common.train.progress import NoProgress, Progress, ProgressLine
+from common.train.state import TrainState, make_init, metric_names, parameter_count
+from common.train.step import make_train_step
+from common.train.task import Batch, Params, Source, Task
+from common.train.workdir import Workdir
+from common.train.writers import MetricsWriter, read_records
+
+__all__ = [
+    "Batch",
+    "EvaluationStopped",
+    "MetricsWriter",
+    "NoProgress",
+    "Params",
+    "Preempted",
+    "Progress",
+    "ProgressLine",
+    "Source",
+    "StopRequest",
+    "Task",
+    "TrainState",
+    "Workdir",
+    "describe_environment",
+    "evaluate",
+    "fit",
+    "format_scores",
+    "make_batch_sums",
+    "make_init",
+    "make_optimizer",
+    "make_schedule",
+    "make_train_step",
+    "metric_names",
+    "parameter_count",
+    "read_records",
+    "restore_params",
+    "summarise",
+    "wilson_interval",
+]

@@ -1,0 +1,54 @@
+"""Scoring a model on held-out examples."""
+
+import contextlib
+from collections.abc import Callable
+
+import jax
+
+from common.data.pipeline import Source, evaluation_batches
+from common.train.metrics import BatchSums, make_batch_sums, summarise
+from common.train.task import Batch, Params, Task
+
+Scores = dict[str, float | int]
+ScoreSums = Callable[[Params, Batch], BatchSums]
+
+
+class EvaluationStopped(Exception):
+    """Reports that scoring was broken off because the run was asked to stop."""
+
+
+def evaluate(
+    task: Task,
+    params: Params,
+    source: Source,
+    batch_size: int,
+    *,
+    sums: ScoreSums | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Scores:
+    """Scores every example of `source` once.
+
+    Args:
+        task: Supplies the scores per example.
+        params: Parameters to score.
+        source: Examples to score.
+        batch_size: Number of examples scored together.
+        sums: `make_batch_sums(task.score)`, to compile it once for many calls.
+        stop: Asked before every batch whether to break off.
+
+    Returns:
+        The mean of every score and 'count'. A score that is 0 or 1 throughout, such as 'accuracy',
+        has its 95 % Wilson interval in '<name>_low' and '<name>_high'.
+
+    Raises:
+        EvaluationStopped: `stop` said so.
+        UserError: The source is empty.
+    """
+    sums = sums or make_batch_sums(task.score)
+    parts: list[BatchSums] = []
+    with contextlib.closing(evaluation_batches(source, batch_size)) as batches:
+        for batch in batches:
+            if stop():
+                raise EvaluationStopped
+            parts.append(sums(params, batch))
+    return summarise(jax.device_get(parts), len(source))

@@ -1,0 +1,47 @@
+"""What a task must offer to be trained: data, initial parameters, a loss and scores."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from common.array_types import Array, PRNGKey, PyTree
+from common.data.pipeline import Source
+
+Batch = Mapping[str, Any]
+"""Arrays by name, each with a leading batch axis; from NumPy, or traced in a jitted function."""
+
+Params = PyTree
+
+
+class Task(Protocol):
+    """Describes something to learn, without saying how it is trained."""
+
+    @property
+    def train_source(self) -> Source:
+        """Examples to learn from."""
+        ...
+
+    @property
+    def eval_sources(self) -> Mapping[str, Source]:
+        """Held-out examples by name.
+
+        'validation' is scored while training and picks the best checkpoint; every other source,
+        such as 'test', is scored once, at the end.
+        """
+        ...
+
+    @property
+    def metric(self) -> str:
+        """Name of the score that picks the best checkpoint; higher is better."""
+        ...
+
+    def init(self, rng: PRNGKey, /) -> Params:
+        """Draws the initial parameters, in float32."""
+        ...
+
+    def loss(self, params: Params, batch: Batch, rng: PRNGKey, /) -> tuple[Array, dict[str, Array]]:
+        """Computes the mean objective over the batch and further scalar metrics by name."""
+        ...
+
+    def score(self, params: Params, batch: Batch, /) -> dict[str, Array]:
+        """Computes values of shape (b,) per example by name: 'loss', 'accuracy' (0 or 1), ..."""
+        ...

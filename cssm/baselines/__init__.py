@@ -1,0 +1,5 @@
+"""Models to compare with."""
+
+from cssm.baselines.cnn import ConvNet
+
+__all__ = ["ConvNet"]

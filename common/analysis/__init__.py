@@ -1,0 +1,51 @@
+"""Analysis of trained models: arrays in, numbers, figures and pages out."""
+
+from common.analysis import style
+from common.analysis.attribution import (
+    input_gradient,
+    spatial_attribution,
+    temporal_attribution,
+)
+from common.analysis.capture import capture
+from common.analysis.figures import (
+    accuracy_by_distance,
+    attribution_maps,
+    attribution_over_time,
+    binned_accuracy,
+    comparison,
+    gates_over_time,
+    image_grid,
+    kernel_grid,
+    learning_curves,
+    states_over_time,
+)
+from common.analysis.page import Page
+from common.analysis.shortcuts import (
+    LogisticModel,
+    logistic_regression,
+    polynomial_features,
+)
+from common.analysis.style import to_png
+
+__all__ = [
+    "LogisticModel",
+    "Page",
+    "accuracy_by_distance",
+    "attribution_maps",
+    "attribution_over_time",
+    "binned_accuracy",
+    "capture",
+    "comparison",
+    "gates_over_time",
+    "image_grid",
+    "input_gradient",
+    "kernel_grid",
+    "learning_curves",
+    "logistic_regression",
+    "polynomial_features",
+    "spatial_attribution",
+    "states_over_time",
+    "style",
+    "temporal_attribution",
+    "to_png",
+]

@@ -1,0 +1,59 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from common.analysis import input_gradient, spatial_attribution, temporal_attribution
+
+
+@pytest.fixture(scope="module")
+def case():
+    """A smooth recurrence over three frames; the target classes differ."""
+    into, again, out = (
+        0.5 * jax.random.normal(jax.random.key(i), shape)
+        for i, shape in enumerate([(48, 6), (6, 6), (6, 2)])
+    )
+
+    def apply(frames):
+        state = jnp.zeros((len(frames), 6))
+        for t in range(3):
+            state = jnp.tanh(frames[:, t].reshape(len(frames), -1) @ into + state @ again)
+        return state @ out
+
+    frames = 0.3 * jax.random.normal(jax.random.key(3), (2, 3, 4, 4, 3))
+    return jax.jit(apply), frames, jnp.array([1, 0])
+
+
+def test_against_finite_differences(case):
+    apply, frames, target = case
+    direction = jnp.sign(input_gradient(apply, frames, target))
+    attribution = temporal_attribution(apply, frames, target)
+    epsilon = 3e-3
+    assert attribution.shape == (2, 3)
+    for t in range(3):
+        step = jnp.zeros_like(frames).at[:, t].set(epsilon * direction[:, t])
+        change = apply(frames + step) - apply(frames - step)
+        slope = jnp.take_along_axis(change, target[:, None], 1)[:, 0] / (2 * epsilon)
+        np.testing.assert_allclose(attribution[:, t], slope, rtol=0.01)
+
+
+def test_sums_agree(case):
+    apply, frames, target = case
+    gradient = input_gradient(apply, frames, target)
+    spatial = spatial_attribution(apply, frames, target)
+    assert spatial.shape == (2, 3, 4, 4)
+    np.testing.assert_allclose(spatial, np.abs(gradient).sum(-1), rtol=1e-5)
+    np.testing.assert_allclose(
+        temporal_attribution(apply, frames, target), spatial.sum((-2, -1)), rtol=1e-5
+    )
+
+
+def test_a_linear_model_returns_its_weights():
+    weights = jax.random.normal(jax.random.key(2), (4, 2, 2, 3, 5))
+    frames = jnp.zeros((2, 4, 2, 2, 3))
+    target = jnp.array([4, 1])
+    spatial = spatial_attribution(
+        lambda x: jnp.einsum("bthwc,thwck->bk", x, weights), frames, target
+    )
+    expected = np.abs(np.moveaxis(np.asarray(weights), -1, 0)[[4, 1]]).sum(-1)
+    np.testing.assert_allclose(spatial, expected, rtol=1e-5)

@@ -1,0 +1,1 @@
+"""Entry points, tasks, configs and benchmarks: everything that a person runs."""

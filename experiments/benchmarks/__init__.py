@@ -1,0 +1,1 @@
+"""Benchmarks: each times a kernel beside its reference in one process and writes JSON."""

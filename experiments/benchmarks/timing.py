@@ -1,0 +1,81 @@
+"""Measures compiled functions."""
+
+import dataclasses
+import json
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from common.train import describe_environment
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+    """What one call of a compiled function costs.
+
+    Attributes:
+        wall_ms: median wall time, milliseconds.
+        cpu_ms: median processor time of the whole process, milliseconds.
+        temporary_mb: memory for intermediates by the compiler's own account, megabytes.
+        compile_s: wall time of the compilation, seconds.
+    """
+
+    wall_ms: float
+    cpu_ms: float
+    temporary_mb: float
+    compile_s: float
+
+
+class Compiled:
+    """A function compiled for its arguments, timed call by call.
+
+    Args:
+        function: what to compile.
+        arguments: what to call it with.
+    """
+
+    def __init__(self, function: Callable[..., Any], *arguments: Any):
+        lowered = jax.jit(function).lower(*arguments)
+        begin = time.perf_counter()
+        self._call = lowered.compile()
+        self._compile_s = time.perf_counter() - begin
+        self._arguments = arguments
+        self._wall: list[float] = []
+        self._cpu: list[float] = []
+        jax.block_until_ready(self._call(*arguments))
+
+    def time_once(self) -> None:
+        """Calls the function once and notes the times."""
+        wall, cpu = time.perf_counter(), time.process_time()
+        jax.block_until_ready(self._call(*self._arguments))
+        self._wall.append(time.perf_counter() - wall)
+        self._cpu.append(time.process_time() - cpu)
+
+    def measurement(self) -> Measurement:
+        """Returns the medians of the calls so far."""
+        memory = self._call.memory_analysis()
+        return Measurement(
+            1e3 * statistics.median(self._wall),
+            1e3 * statistics.median(self._cpu),
+            memory.temp_size_in_bytes / 1e6,
+            self._compile_s,
+        )
+
+
+def measure_in_turn(compiled: Sequence[Compiled], repeats: int) -> list[Measurement]:
+    """Times every function `repeats` times, one after the other, so that all meet the same load."""
+    for _ in range(repeats):
+        for function in compiled:
+            function.time_once()
+    return [function.measurement() for function in compiled]
+
+
+def write_json(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Writes rows and a description of the machine."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"environment": describe_environment(), "rows": rows}, indent=2))
+    print(f"wrote {path}")

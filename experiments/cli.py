@@ -1,0 +1,362 @@
+"""The command line that all experiments share: four flags, config overrides, one-line errors."""
+
+import argparse
+import ast
+import difflib
+import importlib.util
+import inspect
+import json
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ml_collections import ConfigDict
+
+from common.errors import UserError
+
+Mode = Callable[[ConfigDict, Path], object]
+
+_EXPECTED = {
+    bool: "true or false",
+    int: "an integer",
+    float: "a number",
+    str: "text",
+    tuple: "a tuple such as (1, 2)",
+}
+
+
+def run(
+    modes: Mapping[str, Mode],
+    *,
+    module: str,
+    description: str,
+    default_config: Path,
+    argv: Sequence[str] | None = None,
+) -> int:
+    """Runs one mode of an experiment as the command line asks.
+
+    A mistake of the user's ends in one line on stderr, before any device or data is touched.
+
+    Args:
+        modes: From a mode's name to its function of (config, workdir), whose docstring's first
+            line stands in the help. The first mode is the default and starts or resumes a run in
+            workdir; the others read the run that workdir holds.
+        module: Name of the entry module, e.g. 'experiments.pathfinder'.
+        description: First line of the help.
+        default_config: Config file that is used without --config.
+        argv: Arguments after the program's name; those of this process by default.
+
+    Returns:
+        Exit status: 0 when done or stopped by SIGTERM with its state saved, 2 after a mistake of
+        the user's, 130 after Ctrl-C.
+    """
+    parser = _make_parser(modes, module, description, default_config)
+    try:
+        mode, config, workdir = _read_arguments(parser, modes, default_config, argv)
+        return _call(modes[mode], config, workdir)
+    except UserError as error:
+        print("error:", " ".join(str(error).splitlines()), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except _HelpShown:
+        return 0
+
+
+def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) -> ConfigDict:
+    """Reads a config file and locks the result.
+
+    Args:
+        path: Python file with a function get_config(variant), and after a colon the variant, e.g.
+            'experiments/configs/pathfinder.py:smoke'.
+        overrides: From a dotted key to its new value, e.g. {'train.steps': 10}. A string is read
+            as on the command line, according to the type that the field has.
+
+    Returns:
+        The locked config.
+
+    Raises:
+        UserError: The file, the variant, a key or a value is wrong.
+    """
+    file, variant = _split_variant(str(path))
+    config = _call_get_config(file, variant)
+    _override(config, overrides or {}, str(file))
+    return config.lock()
+
+
+class _HelpShown(Exception):
+    """Ends the reading of the command line after --help."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises instead of printing the usage and leaving the process."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message.removeprefix("argument "))
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        raise _HelpShown
+
+
+def _make_parser(
+    modes: Mapping[str, Mode], module: str, description: str, default_config: Path
+) -> _Parser:
+    command = f"python -m {module}"
+    file = os.path.relpath(default_config)
+    file = str(default_config) if file.startswith("..") else file
+    width = max(map(len, modes))
+    lines = [
+        (name, (inspect.getdoc(mode) or "").partition("\n")[0]) for name, mode in modes.items()
+    ]
+    epilog = [
+        "modes:",
+        *(f"  {name:{width}}  {line}" for name, line in lines),
+        "",
+        "examples:",
+        f"  {command} --config={file}:smoke",
+        f"  {command} --config.optim.learning_rate=1e-3 --workdir=runs/fast",
+        f"  {command} --mode={list(modes)[-1]} --workdir=runs/fast",
+    ]
+    parser = _Parser(
+        usage=f"{command} [--config=FILE.py[:VARIANT]] [--config.KEY=VALUE ...]\n"
+        f"       [--workdir=DIR] [--mode={'|'.join(modes)}]",
+        description=description,
+        epilog="\n".join(epilog),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--config",
+        metavar="FILE.py[:VARIANT]",
+        help=f"the settings (default: {file}; {' and '.join(list(modes)[1:])} take those of the "
+        "run itself); --config.KEY=VALUE changes one of them, e.g. --config.train.steps=100",
+    )
+    parser.add_argument(
+        "--workdir",
+        metavar="DIR",
+        help="folder of the run (default: runs/FILE or runs/FILE-VARIANT)",
+    )
+    parser.add_argument(
+        "--mode", default=next(iter(modes)), help="what to do (default: %(default)s)"
+    )
+    return parser
+
+
+def _read_arguments(
+    parser: _Parser, modes: Mapping[str, Mode], default_config: Path, argv: Sequence[str] | None
+) -> tuple[str, ConfigDict, Path]:
+    """Gives the mode, the config and the folder that the command line asks for, all checked."""
+    arguments = sys.argv[1:] if argv is None else argv
+    assignments = [text for text in arguments if text.startswith("--config.")]
+    flags, others = parser.parse_known_args([a for a in arguments if a not in assignments])
+    overrides = dict(map(_split_assignment, assignments))
+    if flags.mode not in modes:
+        raise UserError(
+            f"--mode: unknown mode {flags.mode!r}; the nearest is {_nearest(flags.mode, modes)} "
+            f"(of {', '.join(modes)})"
+        )
+    reads_run = flags.mode != next(iter(modes))
+    file, variant = _split_variant(str(default_config) if flags.config is None else flags.config)
+    workdir = _checked_workdir(flags.workdir, file, variant, reads_run)
+    if reads_run and flags.config is None:
+        source, config = workdir / "config.json", _recorded_config(workdir / "config.json")
+    else:
+        source, config = file, _call_get_config(file, variant)
+    _refuse_others(others, config)
+    _override(config, overrides, str(source))
+    if not reads_run:
+        _make_writable(workdir)
+    return flags.mode, config.lock(), workdir
+
+
+def _refuse_others(others: Sequence[str], config: ConfigDict) -> None:
+    """Refuses what is neither a flag nor a config override."""
+    if not others:
+        return
+    name = others[0].partition("=")[0]
+    if not name.startswith("-"):
+        raise UserError(
+            f"unexpected argument {others[0]!r}; values are written --flag=VALUE, without a space"
+        )
+    known = [
+        "--config",
+        "--workdir",
+        "--mode",
+        "--help",
+        *(f"--config.{k}" for k in _fields(config)),
+    ]
+    raise UserError(f"unknown flag {name}; the nearest is {_nearest(name, known)}")
+
+
+def _split_assignment(argument: str) -> tuple[str, str]:
+    flag, equals, value = argument.partition("=")
+    if not equals:
+        raise UserError(f"{flag}: no value given; write {flag}=VALUE, without a space")
+    return flag.removeprefix("--config."), value
+
+
+def _call(mode: Mode, config: ConfigDict, workdir: Path) -> int:
+    from common.train import Preempted  # brings in JAX, which the checks above do not wait for
+
+    try:
+        mode(config, workdir)
+    except Preempted as stop:
+        print(stop)
+        return stop.exit_code
+    return 0
+
+
+def _checked_workdir(given: str | None, file: Path, variant: str, reads_run: bool) -> Path:
+    """Gives the folder of the run; a mode that reads a run needs one that holds it."""
+    if given == "":
+        raise UserError("--workdir: expected a folder, got nothing")
+    name = f"{file.stem}-{variant}" if variant else file.stem
+    workdir = Path(given or Path("runs", re.sub(r"[^\w.=+-]+", "-", name)))
+    if workdir.exists() and not workdir.is_dir():
+        raise UserError(f"--workdir: {str(workdir)!r} is a file; expected a folder")
+    if reads_run and not (workdir / "config.json").is_file():
+        raise UserError(f"--workdir: {str(workdir)!r} holds no run (no config.json); train first")
+    return workdir
+
+
+def _make_writable(workdir: Path) -> None:
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--workdir: cannot make {str(workdir)!r}: {error.strerror}") from error
+    if not os.access(workdir, os.W_OK | os.X_OK):
+        raise UserError(f"--workdir: {str(workdir)!r} is not writable")
+
+
+def _split_variant(path: str) -> tuple[Path, str]:
+    match = re.fullmatch(r"(.*\.py)(?::(.*))?", path)
+    if not match:
+        raise UserError(f"--config: expected FILE.py or FILE.py:VARIANT, got {path!r}")
+    return Path(match[1]), match[2] or ""
+
+
+def _call_get_config(file: Path, variant: str) -> ConfigDict:
+    """Runs a config file and gives what its get_config(variant) returns."""
+    if not file.is_file():
+        near = _nearest(file.name, [other.name for other in file.parent.glob("*.py")])
+        hint = f"the nearest is {str(file.parent / near)!r}" if near else "nor any other there"
+        raise UserError(f"--config: no file {str(file)!r}; {hint}")
+    spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
+    assert spec is not None and spec.loader is not None  # the name ends in .py
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except UserError:
+        raise
+    except SyntaxError as error:
+        raise UserError(f"{error.filename}:{error.lineno}: {error.msg}") from error
+    except Exception as error:
+        raise UserError(_described(error, file)) from error
+    if not callable(getattr(module, "get_config", None)):
+        raise UserError(f"{file}: no function get_config(variant); a config file needs one")
+    try:
+        config = module.get_config(variant)
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"{file}: variant {variant!r}: {error}") from error
+    except Exception as error:
+        raise UserError(_described(error, file)) from error
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"{file}: get_config returned {type(config).__name__}, not a ConfigDict")
+    return config
+
+
+def _described(error: Exception, file: Path) -> str:
+    """Names the last line of the file that the error went through, its type and its message."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if Path(frame.filename) == file.absolute()]
+    place = f"{file}:{lines[-1]}" if lines else str(file)
+    return f"{place}: {type(error).__name__}: {error}"
+
+
+def _recorded_config(file: Path) -> ConfigDict:
+    """Reads the config that a run has left in its folder."""
+    try:
+        fields = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: cannot read it: {error}") from error
+    if not isinstance(fields, dict):
+        raise UserError(f"{file}: expected the fields of a config, got {type(fields).__name__}")
+    return ConfigDict(_tuples(fields))
+
+
+def _tuples(value: Any) -> Any:
+    """Turns the lists of a JSON document back into the tuples that they were."""
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def _override(config: ConfigDict, overrides: Mapping[str, Any], source: str) -> None:
+    """Sets fields by their dotted keys; source is what an error names as the config's origin."""
+    fields = _fields(config)
+    for key, given in overrides.items():
+        if key in fields:
+            parent, name = fields[key]
+            parent[name] = _converted(key, given, parent.get_type(name), parent[name])
+            continue
+        members = [field for field in fields if field.startswith(f"{key}.")]
+        if members:
+            raise UserError(
+                f"config.{key} is a group; set one field of it, e.g. config.{members[0]}"
+            )
+        near = _nearest(key, fields)
+        raise UserError(f"unknown key config.{key} in {source}; the nearest is config.{near}")
+
+
+def _fields(config: ConfigDict, prefix: str = "") -> dict[str, tuple[ConfigDict, str]]:
+    """Gives for each dotted key the ConfigDict that holds the field and the field's name in it."""
+    fields = {}
+    for name in config:
+        if issubclass(config.get_type(name), ConfigDict):
+            fields |= _fields(config[name], f"{prefix}{name}.")
+        else:
+            fields[prefix + name] = (config, name)
+    return fields
+
+
+def _converted(key: str, given: Any, kind: type, current: Any) -> Any:
+    """Turns an override into a value of the field's type."""
+    if kind not in _EXPECTED:
+        raise UserError(f"config.{key} holds {kind.__name__}, which only the config file can set")
+    try:
+        return _cast(given, kind, current)
+    except (ValueError, TypeError, KeyError, SyntaxError) as error:
+        expected = _EXPECTED[kind]
+        if kind is tuple and current:
+            expected = f"a tuple like {current!r}"
+        raise UserError(f"config.{key}: expected {expected}, got {given!r}") from error
+
+
+def _cast(given: Any, kind: type, current: Any) -> Any:
+    """Gives the value as the type asked for, or raises; a string is read, an int may be a float."""
+    value = _parse(given, kind) if isinstance(given, str) else given
+    if kind is float and type(value) is int:
+        value = float(value)
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise TypeError
+    if isinstance(value, tuple) and current:
+        return tuple(_cast(item, type(current[0]), None) for item in value)
+    return value
+
+
+def _parse(text: str, kind: type) -> Any:
+    if kind is bool:
+        return {"true": True, "false": False}[text.lower()]
+    return ast.literal_eval(text) if kind is tuple else kind(text)
+
+
+def _nearest(word: str, choices: Iterable[str]) -> str:
+    """Gives the choice most like the word; the empty string where there is none."""
+    return next(iter(difflib.get_close_matches(word, list(choices), n=1, cutoff=0.0)), "")

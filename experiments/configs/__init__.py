@@ -1,0 +1,1 @@
+"""Config files: each is the notebook of its runs."""

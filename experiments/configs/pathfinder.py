@@ -1,0 +1,104 @@
+"""Pathfinder configs; the variant follows the colon, e.g. experiments/configs/pathfinder.py:smoke.
+
+(default)   TransformerCSSM on 64-pixel images with contours of 6 paddles, markers matched.
+smoke       the same road in under a minute; learns next to nothing.
+conv_net    a plain convolutional net of as many parameters on the default's images and time.
+paper       Pathfinder-14 at 128 pixels as in the public code's report of 88.5 %.
+"""
+
+from ml_collections import ConfigDict
+
+from common.errors import UserError
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """Returns the config of a variant."""
+    variants = {"": _default, "smoke": _smoke, "conv_net": _conv_net, "paper": _paper}
+    if variant not in variants:
+        names = ", ".join(name or "(none)" for name in variants)
+        raise UserError(f"config variant {variant!r} is unknown; choose one of {names}")
+    return variants[variant]()
+
+
+def _default() -> ConfigDict:
+    """TransformerCSSM on small images."""
+    config = ConfigDict()
+    config.seed = 0
+
+    config.model = ConfigDict()
+    config.model.name = "simple_cssm"
+    config.model.cssm_type = "transformer"
+    config.model.embed_dim = 32
+    config.model.depth = 1
+    config.model.kernel_size = 11
+    config.model.seq_len = 8
+    config.model.pos_embed = "none"
+    config.model.act = "relu"
+    config.model.pool = "max"
+    config.model.dtype = "float32"
+
+    config.data = ConfigDict()
+    config.data.image_size = 64
+    config.data.contour_length = 6
+    config.data.window = 150.0
+    config.data.padding = 8.0
+    config.data.distractors = 6
+    config.data.marker_distance = "matched"
+    config.data.train_count = 76_800
+    config.data.validation_count = 1_000
+    config.data.test_count = 4_000
+    config.data.seed = 0
+    config.data.cache = "data"
+
+    config.optim = ConfigDict()
+    config.optim.learning_rate = 2e-3
+    config.optim.final_fraction = 0.01
+    config.optim.warmup_steps = 200
+    config.optim.weight_decay = 1e-4
+    config.optim.clip_norm = 1.0
+
+    config.train = ConfigDict()
+    config.train.steps = 2_400
+    config.train.batch_size = 32
+    config.train.eval_batch_size = 100
+    config.train.log_every = 50
+    config.train.eval_every = 400
+    config.train.checkpoint_every = 200
+    config.train.keep_last = 2
+    config.train.keep_best = 1
+    return config
+
+
+def _smoke() -> ConfigDict:
+    """Every part of the default run, in under a minute."""
+    config = _default()
+    config.model.update(embed_dim=8, kernel_size=5, seq_len=4)
+    config.data.update(image_size=32, contour_length=3, window=75.0, padding=6.0, distractors=3)
+    config.data.update(train_count=2_000, validation_count=200, test_count=200)
+    config.optim.warmup_steps = 10
+    config.train.update(steps=60, log_every=20, eval_every=30, checkpoint_every=30)
+    return config
+
+
+def _conv_net() -> ConfigDict:
+    """A plain convolutional net on the default's images."""
+    config = _default()
+    config.model = ConfigDict()
+    config.model.name = "conv_net"
+    config.model.widths = (24, 32, 48, 88)
+    config.model.dtype = "float32"
+    return config
+
+
+def _paper() -> ConfigDict:
+    """Pathfinder-14 at 128 pixels with the public statistics and the public model."""
+    config = _default()
+    config.model.update(embed_dim=64, kernel_size=15, pos_embed="spatiotemporal")
+    config.model.update(act="softplus", pool="mean", dtype="bfloat16")
+    config.data.update(image_size=128, contour_length=14, window=300.0, padding=22.0)
+    config.data.update(distractors=15, marker_distance="public")
+    config.data.update(train_count=160_000, validation_count=20_000, test_count=20_000)
+    config.optim.update(learning_rate=3e-4, warmup_steps=500)
+    config.train.update(steps=37_500, batch_size=256, eval_batch_size=500)
+    config.train.update(log_every=100, eval_every=2_500, checkpoint_every=500)
+    return config

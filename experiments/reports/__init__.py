@@ -1,0 +1,1 @@
+"""Reports: what a run has learned, as a page that a person reads."""

@@ -1,0 +1,118 @@
+"""Every Pathfinder config makes a step; the smoke config makes the whole road."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from common.data.pathfinder import PathfinderImages
+from common.errors import UserError
+from common.train import make_init, make_optimizer, make_train_step, read_records
+from experiments.cli import load_config
+from experiments.models import make_model
+from experiments.pathfinder import DEFAULT_CONFIG, evaluate, main, train_and_evaluate
+from experiments.tasks.pathfinder import PathfinderTask, make_task
+
+VARIANTS = ("", "smoke", "conv_net", "paper")
+TINY = {
+    "data.train_count": 4,
+    "data.validation_count": 2,
+    "data.test_count": 2,
+    "optim.warmup_steps": 1,
+    "train.steps": 2,
+    "train.batch_size": 2,
+    "train.eval_batch_size": 2,
+}
+
+
+def blank_task(config):
+    """Makes the task of a config over blank images that take no memory."""
+    size = config.data.image_size
+    blank = PathfinderImages(
+        np.broadcast_to(np.uint8(0), (2, size, size)), np.zeros(2, np.uint8), np.zeros(2)
+    )
+    return PathfinderTask(make_model(config.model), blank, {"validation": blank, "test": blank})
+
+
+def variant(name):
+    return f"{DEFAULT_CONFIG}:{name}"
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_config_makes_a_training_step_of_its_own_shapes(name):
+    config = load_config(variant(name))
+    task = blank_task(config)
+    optimizer, _ = make_optimizer(config.optim, config.train.steps)
+    size, batch_size = config.data.image_size, config.train.batch_size
+    batch = {
+        "image": jax.ShapeDtypeStruct((batch_size, size, size), np.uint8),
+        "label": jax.ShapeDtypeStruct((batch_size,), np.int32),
+    }
+    before = jax.eval_shape(make_init(task, optimizer, batch), jax.random.key(0))
+    after = jax.eval_shape(make_train_step(task, optimizer, 10), before, batch)
+    same = jax.tree.map(lambda a, b: a.shape == b.shape and a.dtype == b.dtype, before, after)
+    assert all(jax.tree.leaves(same))
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_config_trains_and_scores(name, tmp_path):
+    config = load_config(variant(name), {**TINY, "data.cache": str(tmp_path / "data")})
+    result = train_and_evaluate(config, tmp_path / "run")
+    assert result["step"] == 2
+    assert result["test"]["count"] == 2
+    assert np.isfinite(result["test"]["loss"])
+    assert (tmp_path / "run" / "report" / "report.html").stat().st_size > 10_000
+
+
+def without_times(records):
+    return [{k: v for k, v in record.items() if k != "timing"} for record in records]
+
+
+def test_smoke_run_is_the_same_twice_and_can_be_scored_again(tmp_path, capsys):
+    overrides = {"data.cache": str(tmp_path / "data"), "train.steps": 24, "train.log_every": 4}
+    overrides |= {"train.eval_every": 12, "train.checkpoint_every": 6}
+    config = load_config(variant("smoke"), overrides)
+    first = train_and_evaluate(config, tmp_path / "first")
+    second = train_and_evaluate(config, tmp_path / "second")
+    records = [
+        without_times(read_records(tmp_path / run / "metrics.jsonl")) for run in ("first", "second")
+    ]
+    assert records[0] == records[1]
+    assert len(records[0]) >= 6
+    scores = evaluate(config, tmp_path / "first")
+    assert scores["test"] == first["test"] == second["test"]
+    assert "test" in capsys.readouterr().out
+
+
+def test_command_line_runs_smoke_and_its_other_modes(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run = ["--workdir=run", "--config.train.steps=20", "--config.train.eval_every=10"]
+    assert main([f"--config={variant('smoke')}", *run]) == 0
+    assert main(["--mode=eval", "--workdir=run"]) == 0
+    assert main(["--mode=report", "--workdir=run"]) == 0
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert f"accuracy={result['test']['accuracy']:.6g}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ({"model.name": "simple_csm"}, "model.name is 'simple_csm'; choose one of"),
+        ({"model.cssm_type": "kqv"}, "model.cssm_type is 'kqv'; choose one of"),
+        ({"model.pos_embed": "rope"}, "model.pos_embed is 'rope'; choose one of"),
+        ({"model.dtype": "float16"}, "model.dtype is 'float16'; choose one of"),
+        ({"data.marker_distance": "equal"}, "data.marker_distance is 'equal'; choose one of"),
+        ({"data.window": 60.0}, "data.window is 60"),
+        ({"data.train_count": 5}, "data.train_count is 5; it must be even"),
+    ],
+)
+def test_wrong_values_are_named(override, message, tmp_path):
+    config = load_config(variant("smoke"), {"data.cache": str(tmp_path), **override})
+    with pytest.raises(UserError, match=message):
+        make_task(config)
+
+
+def test_unknown_variant_lists_the_known_ones():
+    with pytest.raises(UserError, match="'smok' is unknown; choose one of .*smoke"):
+        load_config(variant("smok"))

@@ -63,6 +63,10 @@ class SpectralClassifier(nn.Module):
             training: unused; no layer behaves differently in training.
         """
         del training
+        if x.ndim not in (4, 5):
+            raise ValueError(
+                f"expected images (b, H, W, 3) or videos (b, t, H, W, 3); got {x.shape}"
+            )
         still = x.ndim == 4
         steps = self.seq_len if still else x.shape[1]
         x = self.stem(x[:, None] if still else x)
@@ -105,8 +109,12 @@ def SimpleCSSM(
         dtype: compute dtype, 'float32' or 'bfloat16'; parameters are float32.
 
     Raises:
-        ValueError: a name that is not in its list.
+        ValueError: a name that is not in its list, or a size below 1.
     """
+    sizes = {"num_classes": num_classes, "embed_dim": embed_dim, "depth": depth}
+    for name, size in (sizes | {"kernel_size": kernel_size, "seq_len": seq_len}).items():
+        if size < 1:
+            raise ValueError(f"{name} is {size}; expected 1 or more")
     block = _choose("cssm_type", cssm_type, BLOCKS)
     rotary = _choose("pos_embed", pos_embed, POSITIONS)
     activation = _choose("act", act, ACTIVATIONS)

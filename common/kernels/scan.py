@@ -36,6 +36,8 @@ def linear_scan(
     tuple of n arrays or `GatedInput`s with time as the leading axis, and so is the result; no
     matrix is built by the sequential back end.
 
+    The states have the arrays' joint dtype, but float32's precision at least.
+
     Args:
         transition: M_t.
         inputs: b_t.
@@ -69,19 +71,29 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 
 
 def _dense_scan(matrices, inputs, initial, backend, reverse, last_only):
-    if matrices.shape[-2:] != 2 * inputs.shape[-1:] or matrices.shape[-3] != inputs.shape[-2]:
+    if matrices.shape[:-1] != inputs.shape or matrices.shape[-1:] != inputs.shape[-1:]:
         raise ValueError(
             f"transition {matrices.shape} does not fit inputs {inputs.shape}: "
             "expected (*b, t, n, n) and (*b, t, n)"
         )
-    dtype = jnp.result_type(matrices, inputs)
-    if initial is None:
-        initial = jnp.zeros((*inputs.shape[:-2], inputs.shape[-1]), dtype)
+    dtype = _accumulation_dtype(matrices, inputs, *([] if initial is None else [initial]))
+    lanes = (*inputs.shape[:-2], inputs.shape[-1])
+    initial = jnp.zeros(lanes, dtype) if initial is None else _checked_initial(initial, lanes)
     matrices, inputs = jnp.moveaxis(matrices, -3, 0), jnp.moveaxis(inputs, -2, 0)
-    states = _dense_time_major(
-        matrices, inputs.astype(dtype), initial.astype(dtype), backend, reverse, last_only
-    )
+    matrices, inputs, initial = (x.astype(dtype) for x in (matrices, inputs, initial))
+    states = _dense_time_major(matrices, inputs, initial, backend, reverse, last_only)
     return states if last_only else jnp.moveaxis(states, 0, -2)
+
+
+def _accumulation_dtype(*arrays: Array) -> jnp.dtype:
+    """Returns the dtype of the states: that of the arrays, of float32's precision at least."""
+    return jnp.promote_types(jnp.result_type(*arrays), jnp.float32)
+
+
+def _checked_initial(initial: Array, lanes: tuple) -> Array:
+    if initial.shape != lanes:
+        raise ValueError(f"initial has shape {initial.shape}; expected {lanes}")
+    return initial
 
 
 def _dense_time_major(matrices, inputs, initial, backend, reverse, last_only):
@@ -106,10 +118,16 @@ def _coupled_scan(transition, inputs, initial, backend, reverse, last_only):
     inputs = tuple(GatedInput(None, x) if not isinstance(x, GatedInput) else x for x in inputs)
     if len(inputs) != transition.states:
         raise ValueError(f"{transition.states} states need as many inputs; got {len(inputs)}")
-    steps, lanes, dtype = _coupled_shape(transition, inputs)
+    steps, lanes = _coupled_shape(transition, inputs)
     transition = transition.with_lanes(len(lanes))
+    dtype = _accumulation_dtype(*jax.tree.leaves((transition, inputs, initial)))
     if initial is None:
         initial = tuple(jnp.zeros(lanes, dtype) for _ in inputs)
+    elif len(initial) != transition.states:
+        raise ValueError(
+            f"{transition.states} states need as many initial ones; got {len(initial)}"
+        )
+    initial = tuple(_checked_initial(x, lanes).astype(dtype) for x in initial)
     if backend == "auto":
         backend = choose_backend(steps)
     if backend == "associative":
@@ -147,7 +165,7 @@ def _offset(x: GatedInput) -> Array:
 
 
 def _coupled_shape(transition, inputs):
-    """Returns the number of steps, the shape of the lanes and the dtype of the states."""
+    """Returns the number of steps and the shape of the lanes."""
     gates = jax.tree.leaves((transition.local, transition.coupled))
     arrays = gates + jax.tree.leaves(inputs)
     steps = max(x.shape[0] for x in arrays)
@@ -157,4 +175,4 @@ def _coupled_shape(transition, inputs):
     if wrong:
         raise ValueError(f"every gate and input needs {steps} leading time steps; got {wrong}")
     lanes = jnp.broadcast_shapes(transition.spectrum.shape, *(x.shape[1:] for x in arrays))
-    return steps, lanes, jnp.result_type(transition.spectrum, *arrays)
+    return steps, lanes

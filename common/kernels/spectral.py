@@ -91,8 +91,15 @@ def kernel_spectrum(
 def spectral_conv_2d(
     x: Float[Array, "*b c h w"], kernel: Float[Array, "c k l"], origin: Origin = "centre"
 ) -> Float[Array, "*b c h w"]:
-    """Convolves every channel with its kernel, circularly."""
-    height, width = x.shape[-2:]
+    """Convolves every channel with its kernel, circularly; in float32, whatever the dtype of x.
+
+    Raises:
+        ValueError: x and kernel have different numbers of channels.
+    """
+    *batch, channels, height, width = x.shape
+    if kernel.shape[0] != channels:
+        raise ValueError(f"{kernel.shape[0]} kernels do not fit the {channels} channels of x")
     spectrum = kernel_spectrum(kernel, height, width, origin=origin, rho=None)
-    spectrum = jnp.expand_dims(spectrum, tuple(range(x.ndim - 3)))
-    return jnp.fft.irfft2(jnp.fft.rfft2(x) * spectrum, s=(height, width)).astype(x.dtype)
+    spectrum = jnp.expand_dims(spectrum, tuple(range(len(batch))))
+    product = jnp.fft.rfft2(x.astype(jnp.promote_types(x.dtype, jnp.float32))) * spectrum
+    return jnp.fft.irfft2(product, s=(height, width)).astype(x.dtype)

@@ -17,9 +17,10 @@ import jax.numpy as jnp
 
 from common.kernels import linear_scan
 from common.kernels.cases import BENCHMARK_CASES, ScanCase, coupled_arguments
+from common.kernels.scan import Backend
 from experiments.benchmarks.timing import Compiled, measure_in_turn, write_json
 
-BACKENDS = ("associative", "sequential")
+BACKENDS: tuple[Backend, ...] = ("associative", "sequential")
 PASSES = ("forward", "forward+backward")
 
 
@@ -43,7 +44,7 @@ def time_case(case: ScanCase, repeats: int) -> list[dict[str, Any]]:
         arguments = coupled_arguments(case)
         results = measure_in_turn([Compiled(f, *arguments) for f in functions], repeats)
         for backend, result in zip(BACKENDS, results, strict=True):
-            row = {"case": case.name, "pass": name, "backend": backend}
+            row: dict[str, Any] = {"case": case.name, "pass": name, "backend": backend}
             row |= dataclasses.asdict(result)
             row["cpu_ratio_to_associative"] = results[0].cpu_ms / result.cpu_ms
             rows.append(row)
@@ -51,7 +52,7 @@ def time_case(case: ScanCase, repeats: int) -> list[dict[str, Any]]:
     return rows
 
 
-def pass_of(name: str, case: ScanCase, backend: str) -> Callable[..., Any]:
+def pass_of(name: str, case: ScanCase, backend: Backend) -> Callable[..., Any]:
     """Returns the scan of a case, or the gradient of a sum over it in every array."""
 
     def forward(transition, inputs, initial):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -61,7 +62,7 @@ class Compiled:
         return Measurement(
             1e3 * statistics.median(self._wall),
             1e3 * statistics.median(self._cpu),
-            memory.temp_size_in_bytes / 1e6,
+            memory.temp_size_in_bytes / 1e6 if memory else math.nan,
             self._compile_s,
         )
 

@@ -1,9 +1,8 @@
 """Pathfinder configs; the variant follows the colon, e.g. experiments/configs/pathfinder.py:smoke.
 
-(default)   TransformerCSSM on 64-pixel images with contours of 6 paddles, markers matched.
-smoke       the same road in under a minute; learns next to nothing.
-conv_net    a plain convolutional net of as many parameters on the default's images and time.
-paper       Pathfinder-14 at 128 pixels as in the public code's report of 88.5 %.
+    python -m experiments.pathfinder --config=experiments/configs/pathfinder.py[:VARIANT]
+
+Hardware below: 2 cores of an Intel Xeon at 2.1 GHz, no GPU.
 """
 
 from ml_collections import ConfigDict
@@ -21,7 +20,11 @@ def get_config(variant: str = "") -> ConfigDict:
 
 
 def _default() -> ConfigDict:
-    """TransformerCSSM on small images."""
+    """TransformerCSSM on 64-pixel images, contours of 6 paddles, marker distances matched.
+
+    Every image is seen once. 11 minutes with data and report; test accuracy 94.7 % (seed 0,
+    2026-11-22).
+    """
     config = ConfigDict()
     config.seed = 0
 
@@ -70,7 +73,10 @@ def _default() -> ConfigDict:
 
 
 def _smoke() -> ConfigDict:
-    """Every part of the default run, in under a minute."""
+    """Every part of the default run on small images, in well under a minute.
+
+    It learns next to nothing: test accuracy 53 % (seed 0, 2026-11-22).
+    """
     config = _default()
     config.model.update(embed_dim=8, kernel_size=5, seq_len=4)
     config.data.update(image_size=32, contour_length=3, window=75.0, padding=6.0, distractors=3)
@@ -81,17 +87,26 @@ def _smoke() -> ConfigDict:
 
 
 def _conv_net() -> ConfigDict:
-    """A plain convolutional net on the default's images."""
+    """A plain convolutional net of 68,020 parameters (the default has 68,130) on such images.
+
+    As many images as it can see in the default's time, with the default's recipe; 11 minutes.
+    Test accuracy 57.5 % (seed 0, 2026-11-22).
+    """
     config = _default()
     config.model = ConfigDict()
     config.model.name = "conv_net"
-    config.model.widths = (24, 32, 48, 88)
+    config.model.widths = (24, 32, 48, 106)
     config.model.dtype = "float32"
+    config.data.train_count = 137_600
+    config.train.update(steps=4_300)
     return config
 
 
 def _paper() -> ConfigDict:
-    """Pathfinder-14 at 128 pixels with the public statistics and the public model."""
+    """Pathfinder-14 at 128 pixels, marker distances as published, with the public model.
+
+    The setting of the public code's report of 88.5 % at 224 pixels. Wants a GPU. Not yet run.
+    """
     config = _default()
     config.model.update(embed_dim=64, kernel_size=15, pos_embed="spatiotemporal")
     config.model.update(act="softplus", pool="mean", dtype="bfloat16")

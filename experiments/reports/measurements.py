@@ -26,6 +26,7 @@ MIDDLE = (0.1, 0.9)
 """Quantiles between which lie the middle 80 %."""
 
 MAJORITY, DISTANCE, LIT_SHARE = "majority class", "disc distance", "share of lit pixels"
+HEADINGS = "headings at the discs"
 """Names of the shortcuts."""
 
 LIT = 127
@@ -48,6 +49,11 @@ class ImageSet(Protocol):
     @property
     def marker_distances(self) -> np.ndarray:
         """(n,) distance between the discs, reference pixels."""
+        ...
+
+    @property
+    def marker_headings(self) -> np.ndarray:
+        """(n, 2) cosines between the dash at a disc and the direction to the other disc."""
         ...
 
 
@@ -134,29 +140,33 @@ def predict(task: ImageTask, params: PyTree, data: ImageSet, batch_size: int) ->
 def shortcuts(train: ImageSet, test: ImageSet, limit: int = 20_000) -> dict[str, Score]:
     """Scores on `test` what can be told without following a contour.
 
-    The majority class, and logistic regressions on the distance of the discs (cubic) and on the
-    share of lit pixels, all fitted to the first `limit` images of `train`.
+    The majority class, and logistic regressions on the distance of the discs (cubic), on the share
+    of lit pixels, and on where the contours head at the two discs (cubic), all fitted to the first
+    `limit` images of `train`.
     """
     y = np.asarray(train.labels[:limit])
     y_test = np.asarray(test.labels)
+
+    def lit(data: ImageSet, stop: int | None) -> np.ndarray:
+        return lit_fraction(data.images[:stop])[:, None]
+
     features = {
-        DISTANCE: (
-            np.asarray(train.marker_distances[:limit]),
-            np.asarray(test.marker_distances),
-            3,
-        ),
-        LIT_SHARE: (
-            lit_fraction(train.images[:limit]),
-            lit_fraction(test.images),
-            1,
-        ),
+        DISTANCE: (lambda data, stop: np.asarray(data.marker_distances[:stop])[:, None], 3),
+        LIT_SHARE: (lit, 1),
+        HEADINGS: (lambda data, stop: np.asarray(data.marker_headings[:stop]), 3),
     }
     scores = {MAJORITY: Score.of(y_test == (y.mean() > 0.5))}
-    for name, (x, x_test, degree) in features.items():
-        model = logistic_regression(polynomial_features(x, degree, like=x), y)
-        p = model.probability(polynomial_features(x_test, degree, like=x))
+    for name, (read, degree) in features.items():
+        x, x_test = read(train, limit), read(test, None)
+        model = logistic_regression(_powers(x, degree, like=x), y)
+        p = model.probability(_powers(x_test, degree, like=x))
         scores[name] = Score.of((p > 0.5) == (y_test == 1))
     return scores
+
+
+def _powers(features: np.ndarray, degree: int, like: np.ndarray) -> np.ndarray:
+    columns = zip(features.T, like.T, strict=True)
+    return np.concatenate([polynomial_features(x, degree, like=x_like) for x, x_like in columns], 1)
 
 
 def lit_fraction(images: np.ndarray, chunk: int = 1000) -> np.ndarray:

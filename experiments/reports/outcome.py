@@ -26,6 +26,8 @@ KNOWLEDGE = {
     measure.MAJORITY: "which answer is commoner in training",
     measure.DISTANCE: "the distance between the discs, by cubic logistic regression",
     measure.LIT_SHARE: "how much of the image is lit, by logistic regression",
+    measure.HEADINGS: "the angle between the dash at each disc and the direction to the other "
+    "disc, by cubic logistic regression",
 }
 
 
@@ -51,7 +53,7 @@ def add_result(page: Page, run: Run) -> None:
     scores = {MODEL: score, **measure.shortcuts(run.task.train_source, run.data)}
     page.paragraph(_compare_with_shortcuts(scores))
     figure = comparison(list(scores), *zip(*scores.values(), strict=True), chance=CHANCE)
-    page.figure(figure, "comparison", "Accuracy of the model and of three shortcuts")
+    page.figure(figure, "comparison", "Accuracy of the model and of shortcuts")
     page.table(
         ("answers come from", "accuracy", "95 % interval", "what it knows"),
         [(name, share(s.value), interval(s), KNOWLEDGE[name]) for name, s in scores.items()],
@@ -78,7 +80,7 @@ def _compare_with_shortcuts(scores: dict[str, Score]) -> str:
         else f"The model is not clearly above it: {gain}, and the two intervals meet."
     )
     return (
-        "Can the answer be had without following a contour? Three attempts, fitted to the "
+        "Can the answer be had without following a contour? Some attempts, fitted to the "
         f"training images, say how far one comes that way. The best of them ({best}) reaches "
         f"{share(scores[best].value)}. {verdict}"
     )

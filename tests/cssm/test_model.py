@@ -220,3 +220,14 @@ def test_odd_width_is_refused(pos_embed: str) -> None:
 def test_unknown_names_list_the_choices(option: str, choices: str) -> None:
     with pytest.raises(ValueError, match=f"{option} is 'magic'; choose one of {choices}"):
         shapes_of(small(**{option: "magic"}), images())
+
+
+@pytest.mark.parametrize("field", ["num_classes", "embed_dim", "depth", "kernel_size", "seq_len"])
+def test_sizes_below_one_are_refused(field: str) -> None:
+    with pytest.raises(ValueError, match=f"{field} is 0; expected 1 or more"):
+        SimpleCSSM(**{field: 0})
+
+
+def test_inputs_of_another_rank_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"expected images .* got \(8, 8\)"):
+        SimpleCSSM(embed_dim=2).init(jax.random.key(0), jnp.zeros((8, 8)))

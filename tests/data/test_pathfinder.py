@@ -10,16 +10,25 @@ import pytest
 
 from common.analysis import logistic_regression, polynomial_features
 from common.data.pathfinder import PathfinderSettings, Scene, draw_images, draw_scene
-from common.data.pathfinder.contours import draw_turn, make_stream, segment_distance
-from common.data.pathfinder.render import draw_disc, draw_paddle
+from common.data.pathfinder.compiled import (
+    draw_disc,
+    draw_paddle,
+    draw_turn,
+    make_stream,
+    segment_distance,
+)
 from common.errors import UserError
 
 SMALL = PathfinderSettings(image_size=32)
 CROWDED = PathfinderSettings(
     image_size=32, contour_length=9, window=150.0, padding=8.0, distractors=12, distractor_length=4
 )
+WINDING = PathfinderSettings(image_size=32, contour_length=12, continuity=1.0, distractors=5)
 TURN_DEVIATION = math.degrees(math.sqrt(math.pi**2 / 12 - 0.5) / SMALL.continuity)
 
+each_family = pytest.mark.parametrize(
+    "settings", [SMALL, CROWDED, WINDING], ids=["sparse", "crowded", "winding"]
+)
 each_kind = pytest.mark.parametrize("kind", ["matched", "public"])
 
 
@@ -99,7 +108,7 @@ def test_labels_alternate_so_that_any_even_count_is_balanced() -> None:
 # geometry
 
 
-@pytest.mark.parametrize("settings", [SMALL, CROWDED], ids=["sparse", "crowded"])
+@each_family
 def test_contours_are_chains_of_paddles(settings: PathfinderSettings) -> None:
     """Equal paddles, bent by a bounded turn at a pivot half a gap from either end."""
     limit = math.cos(0.5 * math.pi / settings.continuity)
@@ -116,13 +125,14 @@ def test_contours_are_chains_of_paddles(settings: PathfinderSettings) -> None:
             assert (np.sum(headings[:-1] * headings[1:], -1) >= limit).all()
 
 
-@pytest.mark.parametrize("settings", [SMALL, CROWDED], ids=["sparse", "crowded"])
+@each_family
 def test_paddles_keep_clear_of_all_but_their_neighbours(settings: PathfinderSettings) -> None:
     """Sampled at quarter pixels: a crossing would leave at most an eighth between them."""
     smallest = math.inf
     for scene in scenes(settings, 30):
         paddles = scene.paddles
-        chain = np.repeat(range(len(c := chains_of(scene, settings))), [len(x) for x in c])
+        lengths = [len(chain) for chain in chains_of(scene, settings)]
+        chain = np.repeat(range(len(lengths)), lengths)
         share = np.linspace(0.0, 1.0, 21)[:, None]
         points = paddles[:, None, :2] + share * (paddles[:, None, 2:] - paddles[:, None, :2])
         for i, paddle in enumerate(paddles):
@@ -264,11 +274,12 @@ def test_disc_covers_its_area(radius: float) -> None:
 def test_shapes_are_combined_by_the_maximum_and_clipped_at_the_border() -> None:
     image = np.zeros((20, 20))
     draw_disc(image, 0.0, 10.0, 4.0)
-    half = image.copy()
-    assert half.sum() == pytest.approx(8 * math.pi, rel=0.03)
+    assert image.sum() == pytest.approx(8 * math.pi, rel=0.03)
+    draw_paddle(image, 10.3, 15.0, 12.0, 22.0, 2.0)
+    once = image.copy()
     draw_disc(image, 0.0, 10.0, 4.0)
-    draw_paddle(image, 0.5, 9.0, 0.5, 11.0, 1.0)
-    np.testing.assert_array_equal(image, half)
+    draw_paddle(image, 10.3, 15.0, 12.0, 22.0, 2.0)
+    np.testing.assert_array_equal(image, once)
 
 
 @pytest.mark.parametrize("image_size", [300, 600])
@@ -311,10 +322,19 @@ def test_smaller_images_show_the_same_light() -> None:
     ("field", "value", "complaint"),
     [
         ("marker_distance", "close", r"'close'; choose one of \('matched', 'public'\)"),
-        ("image_size", 0, "0; it must be positive"),
-        ("contour_length", -1, "-1; it must be positive"),
-        ("window", 0.0, "0.0; it must be positive"),
-        ("paddle_length", -5.0, "-5.0; it must be positive"),
+        ("image_size", 0, "0; expected an integer, 1 or more"),
+        ("image_size", 32.5, "32.5; expected an integer"),
+        ("contour_length", -1, "-1; expected an integer, 1 or more"),
+        ("contour_length", 6.5, "6.5; expected an integer"),
+        ("distractors", -1, "-1; expected an integer, 0 or more"),
+        ("window", 0.0, "0.0; expected a number, greater than 0"),
+        ("window", "300", "'300'; expected a number"),
+        ("paddle_length", -5.0, "-5.0; expected a number, greater than 0"),
+        ("paddle_thickness", 0.0, "0.0; expected a number, greater than 0"),
+        ("margin", float("nan"), "nan; expected a number, 0 or more"),
+        ("continuity", 0.0, "0.0; expected a number, greater than 0"),
+        ("seed_distance", 0.0, "0.0; expected a number, greater than 0"),
+        ("seed_distance", 400.0, "400; expected at most 108 for contours of 6 paddles"),
         ("window", 100.0, "100 with padding 22: a contour of 6 paddles needs 66"),
     ],
 )
@@ -326,3 +346,8 @@ def test_bad_settings_name_the_field(field: str, value: Any, complaint: str) -> 
 @pytest.mark.parametrize(("length", "expected"), [(2, 1), (6, 2), (9, 3), (14, 4)])
 def test_distractors_are_a_third_as_long(length: int, expected: int) -> None:
     assert PathfinderSettings(contour_length=length).distractor_length == expected
+
+
+def test_one_paddle_cannot_span_the_seed_distance() -> None:
+    with pytest.raises(UserError, match=r"data.seed_distance is 27; expected at most 9 "):
+        PathfinderSettings(contour_length=1)

@@ -5,7 +5,14 @@ import json
 import numpy as np
 import pytest
 
-from common.data.pathfinder import PathfinderSettings, draw_images, load_or_generate, split_seed
+from common.data.pathfinder import (
+    PathfinderSettings,
+    draw_images,
+    draw_scene,
+    load_or_generate,
+    marker_headings,
+    split_seed,
+)
 from common.errors import UserError
 
 SETTINGS = PathfinderSettings(image_size=16, contour_length=3, window=80.0, padding=6.0)
@@ -75,3 +82,17 @@ def test_odd_counts_and_unwritable_caches_are_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"data\.cache: cannot write"):
         load_or_generate(SETTINGS, "train", 4, cache=tmp_path / "file")
+
+
+def test_marker_headings_are_those_of_the_scene():
+    seed, count = split_seed(0, "test"), 20
+    headings = marker_headings(SETTINGS, seed, 0, count)
+    for index in range(count):
+        scene = draw_scene(SETTINGS, seed, index)
+        length = SETTINGS.contour_length
+        last = scene.paddles[length - 1 if scene.label else 2 * length - 1]
+        between = scene.markers[1] - scene.markers[0]
+        for paddle, heading in zip((scene.paddles[0], last), headings[index], strict=True):
+            along = paddle[2:] - paddle[:2]
+            cosine = along @ between / np.hypot(*along) / np.hypot(*between)
+            assert abs(cosine - heading) < 1e-5

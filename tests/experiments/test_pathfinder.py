@@ -8,7 +8,14 @@ import pytest
 
 from common.data.pathfinder import PathfinderImages
 from common.errors import UserError
-from common.train import make_init, make_optimizer, make_train_step, read_records
+from common.train import (
+    fit,
+    make_init,
+    make_optimizer,
+    make_train_step,
+    metric_names,
+    read_records,
+)
 from experiments.cli import load_config
 from experiments.models import make_model
 from experiments.pathfinder import DEFAULT_CONFIG, evaluate, main, train_and_evaluate
@@ -30,7 +37,10 @@ def blank_task(config):
     """Makes the task of a config over blank images that take no memory."""
     size = config.data.image_size
     blank = PathfinderImages(
-        np.broadcast_to(np.uint8(0), (2, size, size)), np.zeros(2, np.uint8), np.zeros(2)
+        np.broadcast_to(np.uint8(0), (2, size, size)),
+        np.zeros(2, np.uint8),
+        np.zeros(2),
+        np.zeros((2, 2)),
     )
     return PathfinderTask(make_model(config.model), blank, {"validation": blank, "test": blank})
 
@@ -49,7 +59,8 @@ def test_every_config_makes_a_training_step_of_its_own_shapes(name):
         "image": jax.ShapeDtypeStruct((batch_size, size, size), np.uint8),
         "label": jax.ShapeDtypeStruct((batch_size,), np.int32),
     }
-    before = jax.eval_shape(make_init(task, optimizer, batch), jax.random.key(0))
+    init = make_init(task, optimizer, metric_names(task, batch))
+    before = jax.eval_shape(init, jax.random.key(0))
     after = jax.eval_shape(make_train_step(task, optimizer, 10), before, batch)
     same = jax.tree.map(lambda a, b: a.shape == b.shape and a.dtype == b.dtype, before, after)
     assert all(jax.tree.leaves(same))
@@ -73,8 +84,8 @@ def test_smoke_run_is_the_same_twice_and_can_be_scored_again(tmp_path, capsys):
     overrides = {"data.cache": str(tmp_path / "data"), "train.steps": 24, "train.log_every": 4}
     overrides |= {"train.eval_every": 12, "train.checkpoint_every": 6}
     config = load_config(variant("smoke"), overrides)
-    first = train_and_evaluate(config, tmp_path / "first")
-    second = train_and_evaluate(config, tmp_path / "second")
+    first = fit(make_task(config), config, tmp_path / "first")
+    second = fit(make_task(config), config, tmp_path / "second")
     records = [
         without_times(read_records(tmp_path / run / "metrics.jsonl")) for run in ("first", "second")
     ]
@@ -103,7 +114,7 @@ def test_command_line_runs_smoke_and_its_other_modes(tmp_path, monkeypatch, caps
         ({"model.pos_embed": "rope"}, "model.pos_embed is 'rope'; choose one of"),
         ({"model.dtype": "float16"}, "model.dtype is 'float16'; choose one of"),
         ({"data.marker_distance": "equal"}, "data.marker_distance is 'equal'; choose one of"),
-        ({"data.window": 60.0}, "data.window is 60"),
+        ({"data.window": 40.0}, "data.window is 40 with padding 6"),
         ({"data.train_count": 5}, "data.train_count is 5; it must be even"),
     ],
 )

@@ -43,6 +43,7 @@ class Images:
     images: np.ndarray
     labels: np.ndarray
     marker_distances: np.ndarray
+    marker_headings: np.ndarray
 
 
 @dataclasses.dataclass
@@ -60,7 +61,8 @@ def make_images(count, seed):
     labels = (1 - np.arange(count) % 2).astype(np.uint8)
     distances = 60 + 10 * rng.normal(size=count) * (2 - labels)
     images = rng.integers(0, 256, (count, 16, 16), dtype=np.uint8)
-    return Images(images, labels, distances.astype(np.float32))
+    headings = 0.1 * rng.normal(size=(count, 2)) + 0.1 * labels[:, None]
+    return Images(images, labels, distances.astype(np.float32), headings.astype(np.float32))
 
 
 def make_task(model):
@@ -223,6 +225,7 @@ def test_shortcuts_find_what_betrays_the_label():
     train, test = split(0), split(1)
     scores = measure.shortcuts(train, test)
     assert 0.62 < scores["disc distance"].value < 0.72
+    assert 0.72 < scores["headings at the discs"].value < 0.8
     np.testing.assert_array_equal(np.unique(measure.lit_fraction(test.images)), [0, 0.5])
     predicted = measure.lit_fraction(test.images) > 0
     assert scores["share of lit pixels"] == Score.of(predicted == (test.labels == 1))

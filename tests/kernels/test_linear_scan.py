@@ -245,7 +245,11 @@ ONE = CoupledTransition(((G,),), ((G,),), D[0])
         ((M, B[..., :2]), {}, r"\(5, 7, 3, 3\) does not fit inputs \(5, 7, 2\)"),
         ((M[..., :2], B), {}, r"\(5, 7, 3, 2\) does not fit inputs \(5, 7, 3\)"),
         ((M[:, :6], B), {}, r"\(5, 6, 3, 3\) does not fit inputs \(5, 7, 3\)"),
+        ((M[:3], B), {}, r"\(3, 7, 3, 3\) does not fit inputs \(5, 7, 3\)"),
+        ((M, B, B[:, 0, :2]), {}, r"initial has shape \(5, 2\); expected \(5, 3\)"),
         ((ONE, (D, D)), {}, "1 states need as many inputs; got 2"),
+        ((ONE, (D,), (D[0], D[0])), {}, "1 states need as many initial ones; got 2"),
+        ((ONE, (D,), (D[0, :1],)), {}, r"initial has shape \(1,\); expected \(2,\)"),
         ((ONE, (D[:5],)), {}, r"7 leading time steps; got \[\(5, 2\)\]"),
         ((ONE, (GatedInput(G[:1], D),)), {}, r"7 leading time steps; got \[\(1, 2\)\]"),
         ((ONE._replace(local=((G[:6],),)), (D,)), {}, r"7 leading time steps; got \[\(6, 2\)\]"),
@@ -254,3 +258,22 @@ ONE = CoupledTransition(((G,),), ((G,),), D[0])
 def test_bad_arguments_are_named(args: tuple, options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         linear_scan(*args, **options)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_bfloat16_is_accumulated_in_float32(backend: str) -> None:
+    rng = np.random.default_rng(0)
+    matrices = jnp.asarray(rng.uniform(0.4, 0.6, (3, 64, 2, 2)), jnp.bfloat16)
+    inputs = jnp.asarray(rng.normal(size=(3, 64, 2)), jnp.bfloat16)
+    states = linear_scan(matrices, inputs, backend=backend)
+    exact = linear_scan(matrices.astype(jnp.float32), inputs.astype(jnp.float32), backend=backend)
+    assert states.dtype == jnp.float32
+    np.testing.assert_allclose(states, exact, rtol=1e-6)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_complex_initial_state_of_a_real_recurrence_is_kept(backend: str) -> None:
+    initial = jnp.full((5, 3), 1.0 + 2.0j, jnp.complex64)
+    identity = jnp.broadcast_to(jnp.eye(3), (5, 7, 3, 3))
+    states = linear_scan(identity, jnp.zeros((5, 7, 3)), initial, backend=backend)
+    np.testing.assert_array_equal(states[:, -1], initial)

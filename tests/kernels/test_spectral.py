@@ -158,3 +158,22 @@ def test_gradient_of_the_bound_is_finite_at_zero_and_in_the_limit_exact() -> Non
 def test_unknown_origin_lists_the_choices() -> None:
     with pytest.raises(ValueError, match=r"origin is 'corner'; choose one of \('centre', 'ups"):
         lay_out_kernel(jnp.zeros((1, 3, 3)), 8, 8, "corner")  # pyright: ignore[reportArgumentType]
+
+
+def test_bfloat16_maps_come_back_as_bfloat16() -> None:
+    rng = np.random.default_rng(1)
+    x = jnp.asarray(rng.normal(size=(2, 3, 8, 8)), jnp.bfloat16)
+    kernel = jnp.asarray(rng.normal(size=(3, 3, 3)), jnp.float32)
+    out = spectral_conv_2d(x, kernel)
+    assert out.dtype == jnp.bfloat16
+    np.testing.assert_allclose(
+        out.astype(jnp.float32),
+        spectral_conv_2d(x.astype(jnp.float32), kernel),
+        rtol=0.01,
+        atol=0.02,
+    )
+
+
+def test_kernels_must_match_the_channels() -> None:
+    with pytest.raises(ValueError, match="1 kernels do not fit the 3 channels"):
+        spectral_conv_2d(jnp.zeros((2, 3, 8, 8)), jnp.zeros((1, 3, 3)))

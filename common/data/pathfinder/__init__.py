@@ -6,7 +6,7 @@ from common.data.pathfinder.dataset import (
     print_progress,
     split_seed,
 )
-from common.data.pathfinder.scene import Scene, draw_images, draw_scene
+from common.data.pathfinder.scene import Scene, draw_images, draw_scene, marker_headings
 from common.data.pathfinder.settings import PathfinderSettings
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "draw_images",
     "draw_scene",
     "load_or_generate",
+    "marker_headings",
     "print_progress",
     "split_seed",
 ]

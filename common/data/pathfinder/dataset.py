@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from common.data.pathfinder.scene import draw_images
+from common.data.pathfinder.scene import draw_images, marker_headings
 from common.data.pathfinder.settings import PathfinderSettings
 from common.errors import UserError
 
 SPLITS = ("train", "validation", "test")
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
 CHUNK = 512
 
 Report = Callable[[int, int], None]
@@ -32,11 +32,13 @@ class PathfinderImages:
         images: (n, s, s) uint8, black background.
         labels: (n,) uint8, 1 where the two discs end one contour.
         marker_distances: (n,) float32, reference pixels.
+        marker_headings: (n, 2) float32, see `common.data.pathfinder.marker_headings`.
     """
 
     images: np.ndarray
     labels: np.ndarray
     marker_distances: np.ndarray
+    marker_headings: np.ndarray
 
     def __len__(self) -> int:
         """Returns the number of images."""
@@ -123,11 +125,13 @@ def _generate_into(
             scratch / "images.npy", "w+", np.uint8, (count, size, size)
         )
         labels, distances = np.empty(count, np.uint8), np.empty(count, np.float32)
+        headings = np.empty((count, 2), np.float32)
 
         def fill(start: int) -> int:
             stop = min(start + CHUNK, count)
             part = draw_images(settings, seed, start, stop - start)
             images[start:stop], labels[start:stop], distances[start:stop] = part
+            headings[start:stop] = marker_headings(settings, seed, start, stop - start)
             return stop - start
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -139,6 +143,7 @@ def _generate_into(
         images.flush()
         np.save(scratch / "labels.npy", labels)
         np.save(scratch / "marker_distances.npy", distances)
+        np.save(scratch / "marker_headings.npy", headings)
         (scratch / "manifest.json").write_text(json.dumps(identity, indent=2) + "\n")
         _publish(scratch, folder)
     finally:
@@ -159,7 +164,7 @@ def _open(folder: Path) -> PathfinderImages:
         path = folder / f"{field.name}.npy"
         try:
             arrays[field.name] = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError) as error:
             raise UserError(f"{path} is damaged ({error}); delete {folder} to make it again") from (
                 error
             )

@@ -1,6 +1,9 @@
 """What a Pathfinder image is made of, in the units of the published 300 x 300 images."""
 
 import dataclasses
+import math
+
+import numpy as np
 
 from common.errors import UserError
 
@@ -48,20 +51,48 @@ class PathfinderSettings:
     continuity: float = 1.8
 
     def __post_init__(self) -> None:
-        if self.marker_distance not in MARKER_DISTANCES:
-            given = self.marker_distance
-            raise UserError(f"data.marker_distance is {given!r}; choose one of {MARKER_DISTANCES}")
-        for name in ("image_size", "contour_length", "window", "paddle_length"):
-            if getattr(self, name) <= 0:
-                raise UserError(f"data.{name} is {getattr(self, name)}; it must be positive")
         if self.distractor_length is None:
             object.__setattr__(self, "distractor_length", max(1, self.contour_length // 3))
-        room = self.window - 2 * self.padding
-        reach = self.contour_length * (self.paddle_length + 2 * self.margin)
-        if room < reach:
+        self._require_choice()
+        for name in ("image_size", "contour_length", "distractor_length"):
+            self._require(name, int, 1)
+        self._require("distractors", int, 0)
+        for name in ("padding", "margin"):
+            self._require(name, float, 0)
+        for name in ("window", "seed_distance", "paddle_length", "paddle_thickness"):
+            self._require(name, float, 0, exclusive=True)
+        for name in ("marker_radius", "continuity"):
+            self._require(name, float, 0, exclusive=True)
+        self._require_room()
+
+    def _require_choice(self) -> None:
+        if (given := self.marker_distance) not in MARKER_DISTANCES:
+            raise UserError(f"data.marker_distance is {given!r}; choose one of {MARKER_DISTANCES}")
+
+    def _require(self, name: str, kind: type, least: float, exclusive: bool = False) -> None:
+        value = getattr(self, name)
+        kinds = (int, np.integer) if kind is int else (int, float, np.number)
+        wanted = f"{'an integer' if kind is int else 'a number'}, "
+        wanted += f"greater than {least}" if exclusive else f"{least} or more"
+        numeric = isinstance(value, kinds) and not isinstance(value, bool)
+        if not numeric or not least <= value < math.inf or (exclusive and value == least):
+            raise UserError(f"data.{name} is {value!r}; expected {wanted}")
+
+    def _require_room(self) -> None:
+        """Checks that contours fit the window, and that matched distances can be reached."""
+        step = self.paddle_length + 2 * self.margin
+        reach = self.contour_length * step - 2 * self.margin
+        needed = reach + 2 * self.margin
+        if self.window - 2 * self.padding < needed:
             raise UserError(
                 f"data.window is {self.window:g} with padding {self.padding:g}: a contour of "
-                f"{self.contour_length} paddles needs {reach:g} between the borders"
+                f"{self.contour_length} paddles needs {needed:g} between the borders"
+            )
+        farthest = 1.8 * reach  # a triangle of two bent contours and the seed distance must close
+        if self.seed_distance > farthest:
+            raise UserError(
+                f"data.seed_distance is {self.seed_distance:g}; expected at most {farthest:g} "
+                f"for contours of {self.contour_length} paddles"
             )
 
     @property

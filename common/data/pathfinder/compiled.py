@@ -1,8 +1,12 @@
-"""Contours of Pathfinder: chains of paddles that turn smoothly and keep clear of each other.
+"""The compiled part of the Pathfinder generator: contours, rendering, scenes.
 
-Compiled with Numba. A paddle is a row (y0, x0, y1, x1); a contour is consecutive rows. The random
-stream of an image is a one-element uint64 array that the functions advance (SplitMix64, Steele et
-al. 2014), so that an image depends on its seed and index alone.
+A contour is a chain of paddles that turns smoothly and keeps clear of the others. A paddle is a
+row (y0, x0, y1, x1); a contour is consecutive rows. Pixel (i, j) is the unit square around
+(i + 0.5, j + 0.5). The random stream of an image is a one-element uint64 array that the functions
+advance (SplitMix64, Steele et al. 2014), so that an image depends on its seed and index alone.
+
+All of it stands in one file because Numba's cache of compiled code notices changes of the file
+that a function stands in, but not of the files that it calls.
 """
 
 import math
@@ -201,3 +205,109 @@ def draw_distractors(stream, paddles, count, number, length, shape, clearance, l
                 count += length
                 break
     return count
+
+
+@jit
+def _overlap(centre, half):
+    """Length of [centre - 0.5, centre + 0.5] inside [-half, half]."""
+    return max(0.0, min(half, centre + 0.5) - max(-half, centre - 0.5))
+
+
+@jit
+def draw_paddle(image, y0, x0, y1, x1, thickness):
+    """Draws a flat-ended bar (pixels) into a float image (h, w) by pixelwise maximum."""
+    length = math.hypot(y1 - y0, x1 - x0)
+    uy, ux = (y1 - y0) / length, (x1 - x0) / length
+    cy, cx = 0.5 * (y0 + y1), 0.5 * (x0 + x1)
+    reach = 0.5 * (length + thickness) + 1.0
+    height, width = image.shape
+    for i in range(max(0, int(cy - reach)), min(height, int(cy + reach) + 1)):
+        for j in range(max(0, int(cx - reach)), min(width, int(cx + reach) + 1)):
+            dy, dx = i + 0.5 - cy, j + 0.5 - cx
+            along, across = dy * uy + dx * ux, dx * uy - dy * ux
+            value = _overlap(along, 0.5 * length) * _overlap(across, 0.5 * thickness)
+            image[i, j] = max(image[i, j], value)
+
+
+@jit
+def draw_disc(image, y, x, radius):
+    """Draws a disc (pixels) into a float image (h, w) by pixelwise maximum."""
+    reach = radius + 1.0
+    height, width = image.shape
+    for i in range(max(0, int(y - reach)), min(height, int(y + reach) + 1)):
+        for j in range(max(0, int(x - reach)), min(width, int(x + reach) + 1)):
+            inside = radius + 0.5 - math.hypot(i + 0.5 - y, j + 0.5 - x)
+            image[i, j] = max(image[i, j], min(1.0, max(0.0, inside)))
+
+
+@jit
+def fill_scene(seed, index, matched, lengths, counts, paddles, markers):
+    """Fills `paddles` and `markers`; returns the number of paddles. Even indices are positive."""
+    window, padding, seed_distance, paddle_length, margin, clearance, continuity = lengths
+    length, distractors, distractor_length = counts
+    shape = (paddle_length, margin, continuity)
+    low, high = padding, window - padding
+    positive = index % 2 == 0
+    if positive or not matched:
+        stream = make_stream(seed, index)
+        draw_targets(stream, paddles, length, seed_distance, shape, clearance, low, high)
+    else:
+        partner = make_stream(seed, index - 1)
+        draw_targets(partner, paddles, length, seed_distance, shape, clearance, low, high)
+        tail, head = paddles[0], paddles[length - 1]
+        distance = math.hypot(head[2] - tail[0], head[3] - tail[1])
+        stream = make_stream(seed, index)
+        draw_targets_at_distance(
+            stream, paddles, length, distance, seed_distance, shape, clearance, low, high
+        )
+    head = paddles[length - 1] if positive else paddles[2 * length - 1]
+    markers[0, 0], markers[0, 1] = paddles[0, 0], paddles[0, 1]
+    markers[1, 0], markers[1, 1] = head[2], head[3]
+    return draw_distractors(
+        stream, paddles, 2 * length, distractors, distractor_length, shape, clearance, low, high
+    )
+
+
+@jit
+def _draw(paddles, count, markers, scale, thickness, radius, canvas, image):
+    canvas[:] = 0.0
+    for i in range(count):
+        y0, x0, y1, x1 = paddles[i]
+        draw_paddle(canvas, y0 * scale, x0 * scale, y1 * scale, x1 * scale, thickness)
+    for i in range(2):
+        draw_disc(canvas, markers[i, 0] * scale, markers[i, 1] * scale, radius)
+    height, width = canvas.shape
+    for i in range(height):
+        for j in range(width):
+            image[i, j] = np.uint8(255.0 * canvas[i, j] + 0.5)
+
+
+@jit
+def fill_images(seed, start, matched, lengths, counts, drawing, images, distances):
+    """Fills `images` (n, s, s) and their marker `distances` (n,), from image `start` on."""
+    scale, thickness, radius = drawing
+    length, distractors, distractor_length = counts
+    paddles = np.empty((2 * length + distractors * distractor_length, 4))
+    markers = np.empty((2, 2))
+    canvas = np.empty(images.shape[1:], np.float32)
+    for i in range(images.shape[0]):
+        count = fill_scene(seed, start + i, matched, lengths, counts, paddles, markers)
+        _draw(paddles, count, markers, scale, thickness, radius, canvas, images[i])
+        distances[i] = math.hypot(markers[0, 0] - markers[1, 0], markers[0, 1] - markers[1, 1])
+
+
+@jit
+def fill_headings(seed, start, matched, lengths, counts, headings):
+    """Fills `headings` (n, 2), the cosines that `marker_headings` describes."""
+    length, distractors, distractor_length = counts
+    paddles = np.empty((2 * length + distractors * distractor_length, 4))
+    markers = np.empty((2, 2))
+    for i in range(headings.shape[0]):
+        fill_scene(seed, start + i, matched, lengths, counts, paddles, markers)
+        between = markers[1] - markers[0]
+        first = paddles[0, 2:] - paddles[0, :2]
+        end = paddles[length - 1] if (start + i) % 2 == 0 else paddles[2 * length - 1]
+        last = end[2:] - end[:2]
+        scale = lengths[3] * math.hypot(between[0], between[1])
+        headings[i, 0] = (first[0] * between[0] + first[1] * between[1]) / scale
+        headings[i, 1] = (last[0] * between[0] + last[1] * between[1]) / scale

@@ -194,18 +194,18 @@ def test_a_save_under_way_is_not_counted_yet(open_manager):
 
 @pytest.fixture
 def full_disk():
-    """Makes every file end at 256 bytes, which stands for a disk that is full."""
+    """Makes every file end at 100 kB, which stands for a disk that is full."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def set_full(full):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (256 if full else soft, hard))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000 if full else soft, hard))
 
     yield set_full
     set_full(False)
 
 
 def test_a_failed_save_is_reported_once_and_not_counted(open_manager, full_disk, tmp_path):
-    state = {"noise": jax.random.normal(jax.random.key(0), (100, 100))}
+    state = {"noise": jax.random.normal(jax.random.key(0), (500, 500))}
     manager = open_manager(keep_last=1)
     manager.save(1, state, {"accuracy": 0.5})
     manager.wait()
@@ -223,7 +223,7 @@ def test_a_failed_save_is_reported_once_and_not_counted(open_manager, full_disk,
 
 
 def test_a_failed_save_is_found_when_the_manager_closes(tmp_path, full_disk):
-    state = {"noise": jax.random.normal(jax.random.key(0), (100, 100))}
+    state = {"noise": jax.random.normal(jax.random.key(0), (500, 500))}
     with pytest.raises(SaveError, match="step 1 was not written"):
         with CheckpointManager(tmp_path, 1, 1, "accuracy") as manager:
             full_disk(True)
@@ -234,6 +234,7 @@ def test_a_failed_save_is_found_when_the_manager_closes(tmp_path, full_disk):
             full_disk(True)
             manager.save(1, state)
             raise KeyError("the cause")
+    full_disk(False)
     assert "step 1 was not written" in caught.value.__notes__[0]
 
 

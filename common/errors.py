@@ -6,3 +6,7 @@ class UserError(Exception):
 
     The command line prints the message without a traceback and exits with status 2.
     """
+
+
+class DataError(UserError):
+    """A file of data that cannot be used; the message names file, record and what was expected."""

@@ -22,8 +22,8 @@ from common.analysis.figures import (
 from common.analysis.page import Page
 from common.analysis.shortcuts import (
     LogisticModel,
+    cross_validated_accuracy,
     logistic_regression,
-    polynomial_features,
 )
 from common.analysis.style import to_png
 
@@ -36,13 +36,13 @@ __all__ = [
     "binned_accuracy",
     "capture",
     "comparison",
+    "cross_validated_accuracy",
     "gates_over_time",
     "image_grid",
     "input_gradient",
     "kernel_grid",
     "learning_curves",
     "logistic_regression",
-    "polynomial_features",
     "spatial_attribution",
     "states_over_time",
     "style",

@@ -305,7 +305,9 @@ def accuracy_by_distance(
     top.axhline(chance, color=style.GREY, linewidth=1.2, linestyle=":", label="chance")
     top.set(ylabel="accuracy", ylim=(min(chance, low.min()) - 0.05, 1.02))
     top.yaxis.set_major_formatter(style.percent_axis())
-    edges = np.histogram_bin_edges(distances, 24)
+    spread = max(float(np.ptp(distances)), 1e-3)  # the same distance everywhere is one bar
+    edges = distances.min() + spread * np.linspace(0.0, 1.0, 25)
+    edges[-1] = max(edges[-1], distances.max())
     for label in (0, 1):
         bottom.hist(
             distances[labels == label], edges, histtype="step" if label else "stepfilled",

@@ -6,6 +6,7 @@ be made again from its number, and a run continues at any step without replaying
 """
 
 import functools
+import hashlib
 import sys
 from collections.abc import Callable, Generator
 from typing import Protocol
@@ -28,13 +29,57 @@ class Source(Protocol):
     integer array (b,) at once, as new arrays with a leading batch axis. It is used where present.
     """
 
+    @property
+    def fingerprint(self) -> str:
+        """A text that changes whenever the examples do."""
+        ...
+
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> Example: ...
 
 
+class Subset:
+    """Some examples of a source, in an order of their own.
+
+    Args:
+        source: the examples.
+        indices: (n,) numbers of those to offer.
+    """
+
+    def __init__(self, source: Source, indices: np.ndarray):
+        self._source, self._indices = source, np.asarray(indices)
+
+    def __len__(self) -> int:
+        """Returns the number of examples."""
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> Example:
+        """Returns one example of the source."""
+        return self._source[int(self._indices[index])]
+
+    def __getitems__(self, indices: np.ndarray) -> Batch:
+        """Returns the examples at `indices` (b,) as one batch."""
+        return gather(self._source, self._indices[indices])
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits that change with the source and the choice."""
+        return self._fingerprint
+
+    @functools.cached_property
+    def _fingerprint(self) -> str:
+        digest = hashlib.sha256(self._source.fingerprint.encode())
+        digest.update(self._indices.astype("<i8").tobytes())
+        return digest.hexdigest()[:16]
+
+
 def training_batches(
-    source: Source, batch_size: int, seed: int, start_step: int = 0
+    source: Source,
+    batch_size: int,
+    seed: int,
+    start_step: int = 0,
+    shard: tuple[int, int] = (0, 1),
 ) -> Generator[Batch, None, None]:
     """Yields shuffled batches without end, beginning with batch number `start_step`.
 
@@ -47,16 +92,26 @@ def training_batches(
         batch_size: Number of examples in a batch.
         seed: Chooses the order; any integer.
         start_step: Number of the first batch.
+        shard: (process, processes). Each process yields its own equal part of every batch; the
+            parts in order are the batch of one process.
 
     Raises:
-        UserError: The source is empty.
+        UserError: The source is empty, or the processes do not divide the batch.
     """
     if len(source) == 0:
         raise UserError("the source of training examples is empty")
+    process, processes = shard
+    if batch_size % processes:
+        raise UserError(
+            f"config.train.batch_size is {batch_size}; it must be a multiple of the "
+            f"{processes} processes"
+        )
     order = ShuffledOrder(len(source), seed)
+    part = batch_size // processes
 
     def load(step: int) -> Batch:
-        return gather(source, order(np.arange(step * batch_size, (step + 1) * batch_size)))
+        start = step * batch_size + process * part
+        return gather(source, order(np.arange(start, start + part)))
 
     return _prefetch(load, start_step, sys.maxsize // batch_size)
 

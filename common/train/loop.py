@@ -120,7 +120,10 @@ class _Parts:
     def __init__(self, task: Task, config: ConfigDict):
         self.optimizer, schedule = make_optimizer(config.optim, config.train.steps)
         self.learning_rate = jax.jit(schedule)
-        sample = _sample(task.train_source, config.train.batch_size)
+        source = task.train_source
+        if len(source) == 0:  # as where a run is scored on images of another place
+            source = next(iter(task.eval_sources.values()))
+        sample = _sample(source, config.train.batch_size)
         self.init = make_init(task, self.optimizer, metric_names(task, sample))
         self.key = jax.random.key(config.seed)
 
@@ -180,9 +183,16 @@ class _Run:
         if not self.start:
             # Committed to the device as a restored state is, so that both run the same executable.
             return jax.device_put(self.parts.init(self.parts.key), jax.devices()[0])
-        before = self.manager.notes(self.start).get("train_examples")
-        if before != (now := len(self.task.train_source)):
-            raise UserError(f"the run in {self.folder.path} had {before} examples, now {now}")
+        source, notes = self.task.train_source, self.manager.notes(self.start)
+        if (before := notes.get("train_examples")) != len(source):
+            raise UserError(
+                f"the run in {self.folder.path} had {before} examples, now {len(source)}"
+            )
+        if (before := notes.get("data_fingerprint")) != source.fingerprint:
+            raise UserError(
+                f"the run in {self.folder.path} learned from other data (fingerprint {before}, "
+                f"now {source.fingerprint}); give it back its data, or choose another --workdir"
+            )
         return self.manager.restore(self.start, self.parts.abstract_state())
 
     def train(self, state: TrainState) -> None:
@@ -279,7 +289,12 @@ class _Run:
     ) -> None:
         """Starts to save the state; says so if this or the save before it fails, and goes on."""
         self.finite_means(step, state)
-        notes = {"data_position": step, "train_examples": len(self.task.train_source)}
+        source = self.task.train_source
+        notes = {
+            "data_position": step,
+            "train_examples": len(source),
+            "data_fingerprint": source.fingerprint,
+        }
         with self.clock.paused():
             self.attempt(self.manager.wait)
             self.attempt(

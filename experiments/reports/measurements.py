@@ -12,8 +12,7 @@ from flax.traverse_util import flatten_dict
 
 from common.analysis import (
     capture,
-    logistic_regression,
-    polynomial_features,
+    cross_validated_accuracy,
     spatial_attribution,
 )
 from common.array_types import Array, Float, PyTree, UInt8
@@ -25,12 +24,11 @@ SMALL_BATCH = 16
 MIDDLE = (0.1, 0.9)
 """Quantiles between which lie the middle 80 %."""
 
-MAJORITY, DISTANCE, LIT_SHARE = "majority class", "disc distance", "share of lit pixels"
-HEADINGS = "headings at the discs"
-"""Names of the shortcuts."""
+FOLDS = 10
+"""Parts of the images that take turns in being left out of a fit."""
 
-LIT = 127
-"""Grey value above which a pixel counts as lit."""
+MAJORITY = "majority class"
+"""Name of the answer that knows nothing."""
 
 
 class ImageSet(Protocol):
@@ -51,9 +49,8 @@ class ImageSet(Protocol):
         """(n,) distance between the discs, reference pixels."""
         ...
 
-    @property
-    def marker_headings(self) -> np.ndarray:
-        """(n, 2) cosines between the dash at a disc and the direction to the other disc."""
+    def shortcut_features(self) -> dict[str, np.ndarray]:
+        """What might tell the label without following a contour; (n, d) by name."""
         ...
 
 
@@ -63,11 +60,6 @@ class ImageTask(Protocol):
     @property
     def model(self) -> nn.Module:
         """Maps images (b, s, s, 3), or videos where it has time steps, to logits (b, 2)."""
-        ...
-
-    @property
-    def train_source(self) -> ImageSet:
-        """Images learned from."""
         ...
 
     @property
@@ -137,44 +129,20 @@ def predict(task: ImageTask, params: PyTree, data: ImageSet, batch_size: int) ->
     return Predictions(labels, np.exp(log_p[:, 1]), loss)
 
 
-def shortcuts(train: ImageSet, test: ImageSet, limit: int = 20_000) -> dict[str, Score]:
-    """Scores on `test` what can be told without following a contour.
+def shortcuts(data: ImageSet) -> dict[str, Score]:
+    """Scores what can be told without following a contour.
 
-    The majority class, and logistic regressions on the distance of the discs (cubic), on the share
-    of lit pixels, and on where the contours head at the two discs (cubic), all fitted to the first
-    `limit` images of `train`.
+    The majority class, and logistic regressions on `data.shortcut_features()`, each image being
+    answered by one that was fitted to other images of `data`.
     """
-    y = np.asarray(train.labels[:limit])
-    y_test = np.asarray(test.labels)
-
-    def lit(data: ImageSet, stop: int | None) -> np.ndarray:
-        return lit_fraction(data.images[:stop])[:, None]
-
-    features = {
-        DISTANCE: (lambda data, stop: np.asarray(data.marker_distances[:stop])[:, None], 3),
-        LIT_SHARE: (lit, 1),
-        HEADINGS: (lambda data, stop: np.asarray(data.marker_headings[:stop]), 3),
-    }
-    scores = {MAJORITY: Score.of(y_test == (y.mean() > 0.5))}
-    for name, (read, degree) in features.items():
-        x, x_test = read(train, limit), read(test, None)
-        model = logistic_regression(_powers(x, degree, like=x), y)
-        p = model.probability(_powers(x_test, degree, like=x))
-        scores[name] = Score.of((p > 0.5) == (y_test == 1))
+    labels = np.asarray(data.labels)
+    scores = {MAJORITY: Score.of(labels == (labels.mean() > 0.5))}
+    folds = min(FOLDS, len(labels) // 2)
+    features_by_name = data.shortcut_features() if folds > 1 else {}
+    for name, features in features_by_name.items():
+        correct, total = cross_validated_accuracy(features, labels, folds)
+        scores[name] = Score(correct / total, *wilson_interval(correct, total))
     return scores
-
-
-def _powers(features: np.ndarray, degree: int, like: np.ndarray) -> np.ndarray:
-    columns = zip(features.T, like.T, strict=True)
-    return np.concatenate([polynomial_features(x, degree, like=x_like) for x, x_like in columns], 1)
-
-
-def lit_fraction(images: np.ndarray, chunk: int = 1000) -> np.ndarray:
-    """Returns the share of lit pixels (n,) of images (n, s, s), read `chunk` at a time."""
-    parts = [
-        (np.asarray(images[i : i + chunk]) > LIT).mean((1, 2)) for i in range(0, len(images), chunk)
-    ]
-    return np.concatenate(parts)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,7 +186,7 @@ def find_anatomy(task: ImageTask, params: PyTree) -> Anatomy:
         named = capture(task.model, {"params": params}, task.preprocess(images))[1]
         found.update({name: value.shape for name, value in named.items()})
 
-    jax.eval_shape(trace, params, np.asarray(task.train_source.images[:1]))
+    jax.eval_shape(trace, params, np.asarray(next(iter(task.eval_sources.values())).images[:1]))
     gates: dict[str, list[str]] = {}
     for path in found:
         block, _, name = path.rpartition("/gates/")

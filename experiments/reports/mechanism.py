@@ -12,6 +12,7 @@ from common.analysis import (
     kernel_grid,
     states_over_time,
 )
+from common.data.pathfinder.features import LIT
 from experiments.reports import measurements as measure
 from experiments.reports.measurements import Predictions
 from experiments.reports.run import CLASSES, Run
@@ -97,7 +98,7 @@ def add_attribution(page: Page, run: Run) -> None:
     pixels = measure.pixel_attribution(run.task, run.params, images, labels, steps)
     if steps > 1:
         _add_attribution_over_time(page, pixels.sum((-2, -1)), labels)
-    maps, lit = pixels.sum(1), images > measure.LIT
+    maps, lit = pixels.sum(1), images > LIT
     on_lit = float((maps * lit).sum() / maps.sum())
     chosen = np.concatenate([np.flatnonzero(labels == 1)[:3], np.flatnonzero(labels == 0)[:3]])
     summed = ", summed over time" if steps > 1 else ""

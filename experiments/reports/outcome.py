@@ -21,13 +21,18 @@ from experiments.reports.wording import interval, share
 
 SAMPLES = 12
 MODEL = "this model"
+LOGISTIC = "what it says, by logistic regression"
 KNOWLEDGE = {
     MODEL: "the image",
-    measure.MAJORITY: "which answer is commoner in training",
-    measure.DISTANCE: "the distance between the discs, by cubic logistic regression",
-    measure.LIT_SHARE: "how much of the image is lit, by logistic regression",
-    measure.HEADINGS: "the angle between the dash at each disc and the direction to the other "
-    "disc, by cubic logistic regression",
+    measure.MAJORITY: "which answer is commoner",
+    "marker distance": "the distance between the discs and its powers to the cube",
+    "lit fraction": "how much of the image is lit",
+    "marker positions": "where the discs are, and how far from the centre",
+    "light near the markers": "how much light lies around each disc, within three distances",
+    "components": "how many connected pieces there are",
+    "all of these": "the five above together",
+    "headings at the markers": "the angle between the dash at each disc and the direction to "
+    "the other disc",
 }
 
 
@@ -50,13 +55,16 @@ def add_result(page: Page, run: Run) -> None:
         f"The loss on the same images is {predictions.loss.mean():.3f} nats (cross entropy; "
         f"{math.log(2):.3f} for a guess). {_compare_with_record(run, score)}"
     )
-    scores = {MODEL: score, **measure.shortcuts(run.task.train_source, run.data)}
+    scores = {MODEL: score, **measure.shortcuts(run.data)}
     page.paragraph(_compare_with_shortcuts(scores))
     figure = comparison(list(scores), *zip(*scores.values(), strict=True), chance=CHANCE)
     page.figure(figure, "comparison", "Accuracy of the model and of shortcuts")
     page.table(
         ("answers come from", "accuracy", "95 % interval", "what it knows"),
-        [(name, share(s.value), interval(s), KNOWLEDGE[name]) for name, s in scores.items()],
+        [
+            (name, share(s.value), interval(s), KNOWLEDGE.get(name, LOGISTIC))
+            for name, s in scores.items()
+        ],
     )
 
 
@@ -80,8 +88,8 @@ def _compare_with_shortcuts(scores: dict[str, Score]) -> str:
         else f"The model is not clearly above it: {gain}, and the two intervals meet."
     )
     return (
-        "Can the answer be had without following a contour? Some attempts, fitted to the "
-        f"training images, say how far one comes that way. The best of them ({best}) reaches "
+        "Can the answer be had without following a contour? Some attempts, ten-fold "
+        f"cross-validated on the same images, say how far one comes. The best ({best}) reaches "
         f"{share(scores[best].value)}. {verdict}"
     )
 

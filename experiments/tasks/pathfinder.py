@@ -13,11 +13,14 @@ from ml_collections import ConfigDict
 from common.array_types import Array, Float, Int, PRNGKey, PyTree, UInt8
 from common.data import normalise_grey
 from common.data.pathfinder import (
+    SPLITS,
     PathfinderImages,
     PathfinderSettings,
     load_or_generate,
     print_progress,
 )
+from common.data.pathfinder.sources import hold_in_memory, open_sources
+from common.data.pipeline import Source
 from experiments.models import make_model
 
 Batch = Mapping[str, Array]
@@ -35,20 +38,24 @@ class PathfinderTask:
     """
 
     model: nn.Module
-    train_source: PathfinderImages
+    train_source: Source
     eval_sources: Mapping[str, PathfinderImages]
     metric: str = "accuracy"
 
-    def preprocess(self, images: UInt8[Array, "b s s"]) -> Float[Array, "b s s 3"]:
-        """Returns the images as the model takes them."""
-        return normalise_grey(images)
+    def preprocess(
+        self, images: UInt8[Array, "b s s"] | Float[Array, "b s s 3"]
+    ) -> Float[Array, "b s s 3"]:
+        """Returns the images as the model takes them; those with three channels are so already."""
+        return images if images.ndim == 4 else normalise_grey(images)
 
     def init(self, rng: PRNGKey) -> PyTree:
         """Draws the model's parameters."""
-        size = self.train_source.images.shape[-1]
+        size = next(iter(self.eval_sources.values())).images.shape[-1]
         return self.model.init(rng, jnp.zeros((1, size, size, 3)))["params"]
 
-    def logits(self, params: PyTree, images: UInt8[Array, "b s s"]) -> Float[Array, "b 2"]:
+    def logits(
+        self, params: PyTree, images: UInt8[Array, "b s s"] | Float[Array, "b s s 3"]
+    ) -> Float[Array, "b 2"]:
         """Applies the model to images as they are stored."""
         return cast(Array, self.model.apply({"params": params}, self.preprocess(images)))
 
@@ -81,17 +88,21 @@ def make_task(config: ConfigDict) -> PathfinderTask:
     model = make_model(config.model)
     fields = {f.name for f in dataclasses.fields(PathfinderSettings)}
     settings = PathfinderSettings(**{k: v for k, v in config.data.items() if k in fields})
-
-    def load(split: str) -> PathfinderImages:
-        return load_or_generate(
-            settings,
-            split,
-            config.data[f"{split}_count"],
-            config.data.seed,
-            config.data.cache,
-            print_progress(f"generating {split} data"),
-        )
-
     jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *2 * (settings.image_size,), 3)))
-    evaluation = {split: load(split) for split in ("validation", "test")}
-    return PathfinderTask(model, load("train"), evaluation)
+    data = config.data
+    if data.source == "generate":
+        sources = {split: _generate(data, settings, split) for split in SPLITS}
+        return PathfinderTask(model, sources.pop("train"), sources)
+    counts = {split: data[f"{split}_count"] for split in SPLITS}
+    opened = open_sources(data.source, data.path, counts, settings.image_size, data.seed)
+    train = opened.pop("train")
+    held_out = {
+        split: hold_in_memory(source, settings) for split, source in opened.items() if len(source)
+    }
+    return PathfinderTask(model, train, held_out)
+
+
+def _generate(data: ConfigDict, settings: PathfinderSettings, split: str) -> PathfinderImages:
+    progress = print_progress(f"generating {split} data")
+    count = data[f"{split}_count"]
+    return load_or_generate(settings, split, count, data.seed, data.cache, progress)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from common.analysis import logistic_regression, polynomial_features
+from common.analysis import cross_validated_accuracy, logistic_regression
 
 
 def test_gradient_vanishes_at_the_fit_and_weights_are_recovered():
@@ -16,11 +16,11 @@ def test_gradient_vanishes_at_the_fit_and_weights_are_recovered():
 
 
 def test_a_cube_separates_a_band_that_a_line_cannot():
-    distance = np.linspace(40, 80, 401)
-    label = np.abs(distance - 60) < 7
+    distance = np.linspace(-2, 2, 401)
+    label = np.abs(distance) < 0.7
     accuracy = {}
     for degree in (1, 3):
-        features = polynomial_features(distance, degree, like=distance)
+        features = distance[:, None] ** np.arange(1, degree + 1)
         model = logistic_regression(features, label)
         accuracy[degree] = np.mean((model.probability(features) > 0.5) == label)
     assert accuracy[1] < 0.7
@@ -45,11 +45,27 @@ def test_a_fit_whose_plain_newton_steps_run_away():
     np.testing.assert_array_equal(model.probability(x) > 0.5, y == 1)
 
 
-def test_polynomial_features_use_the_other_sample():
-    like = np.array([0.0, 2.0])
-    np.testing.assert_allclose(
-        polynomial_features(np.array([3.0]), 3, like=like), [[2.0, 4.0, 8.0]]
-    )
+def test_answers_are_counted_on_examples_left_out():
+    rng = np.random.default_rng(0)
+    noise, labels = rng.normal(size=(400, 100)), rng.integers(0, 2, 400)
+    fitted = logistic_regression(noise, labels).probability(noise) > 0.5
+    assert np.mean(fitted == labels) > 0.65
+    correct, total = cross_validated_accuracy(noise, labels)
+    assert total == 400 and 0.4 < correct / total < 0.6
+    told = noise[:, :1] + 2 * labels[:, None]
+    assert cross_validated_accuracy(told, labels)[0] > 0.8 * 400
+
+
+def test_pairs_stay_together():
+    """Apart, a pair's other half gives the opposite answer: far below chance."""
+    rng = np.random.default_rng(0)
+    pairs, labels = np.repeat(rng.normal(size=(100, 60)), 2, 0), np.tile([1, 0], 100)
+    apart, _ = cross_validated_accuracy(pairs, labels, group=1)
+    together, _ = cross_validated_accuracy(pairs, labels, group=2)
+    assert apart < 0.4 * 200
+    assert together == 100
+    with pytest.raises(ValueError, match="4 groups of 2 examples for 10 folds"):
+        cross_validated_accuracy(pairs[:8], labels[:8])
 
 
 @pytest.mark.parametrize(

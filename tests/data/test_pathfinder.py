@@ -1,318 +1,263 @@
-"""The Pathfinder generator: reproducible, balanced, true to its geometry, without shortcuts."""
+"""Pathfinder settings, and what images and scenes of both layouts have in common."""
 
-import functools
+import hashlib
 import math
 from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import pytest
 
-from common.analysis import logistic_regression, polynomial_features
-from common.data.pathfinder import PathfinderSettings, Scene, draw_images, draw_scene
-from common.data.pathfinder.compiled import (
-    draw_disc,
-    draw_paddle,
-    draw_turn,
-    make_stream,
-    segment_distance,
+from common.data.pathfinder import (
+    GENERATOR_VERSION,
+    PathfinderSettings,
+    Scene,
+    draw_images,
+    draw_scene,
 )
+from common.data.pathfinder.matched import direction_table, turn_table
+from common.data.pathfinder.settings import LAYOUTS
+from common.data.pathfinder.stamps import make_stamps
 from common.errors import UserError
 
-SMALL = PathfinderSettings(image_size=32)
-CROWDED = PathfinderSettings(
-    image_size=32, contour_length=9, window=150.0, padding=8.0, distractors=12, distractor_length=4
-)
-WINDING = PathfinderSettings(image_size=32, contour_length=12, continuity=1.0, distractors=5)
-TURN_DEVIATION = math.degrees(math.sqrt(math.pi**2 / 12 - 0.5) / SMALL.continuity)
+BITS = 200
 
-each_family = pytest.mark.parametrize(
-    "settings", [SMALL, CROWDED, WINDING], ids=["sparse", "crowded", "winding"]
-)
-each_kind = pytest.mark.parametrize("kind", ["matched", "public"])
+each_layout = pytest.mark.parametrize("layout", LAYOUTS)
 
 
-def settings_of(kind: str, length: int = 6) -> PathfinderSettings:
-    return PathfinderSettings(image_size=32, contour_length=length, marker_distance=kind)
-
-
-@functools.cache
-def scenes(settings: PathfinderSettings, count: int, seed: int = 1) -> list[Scene]:
-    return [draw_scene(settings, seed, index) for index in range(count)]
+def settings_of(layout: str, length: int = 6, **changes: Any) -> PathfinderSettings:
+    defaults = {"image_size": 32, "contour_length": length, "layout": layout}
+    return PathfinderSettings(**(defaults | changes))
 
 
 def targets_of(scene: Scene, settings: PathfinderSettings) -> np.ndarray:
-    """Paddles (2, length, 4) of the two targets."""
+    """Paddles (2, length, 4) of the two targets, the marked tail's first."""
     length = settings.contour_length
     return scene.paddles[: 2 * length].reshape(2, length, 4)
 
 
-def chains_of(scene: Scene, settings: PathfinderSettings) -> list[np.ndarray]:
-    """Paddles of every contour, targets first."""
-    assert settings.distractor_length
-    distractors = scene.paddles[2 * settings.contour_length :]
-    return [*targets_of(scene, settings), *distractors.reshape(-1, settings.distractor_length, 4)]
-
-
-def directions_of(paddles: np.ndarray) -> np.ndarray:
-    """Unit vectors (y, x) from start to end."""
-    along = paddles[..., 2:] - paddles[..., :2]
-    return along / np.linalg.norm(along, axis=-1, keepdims=True)
-
-
-def distances_to_segment(points: np.ndarray, segment: np.ndarray) -> np.ndarray:
-    """Distances of points (..., 2) to one segment (y0, x0, y1, x1)."""
-    start, along = segment[:2], segment[2:] - segment[:2]
-    share = np.clip((points - start) @ along / (along @ along), 0.0, 1.0)
-    return np.linalg.norm(points - start - share[..., None] * along, axis=-1)
+def digest(*arrays: np.ndarray) -> str:
+    whole = hashlib.sha256()
+    for array in arrays:
+        whole.update(f"{array.dtype.str} {array.shape}".encode())
+        whole.update(np.ascontiguousarray(array).tobytes())
+    return whole.hexdigest()
 
 
 # reproducible and balanced
 
 
-@each_kind
-def test_image_depends_on_seed_and_index_alone(kind: str) -> None:
-    settings = settings_of(kind)
-    images, labels, distances = draw_images(settings, 5, 0, 12)
+@each_layout
+@pytest.mark.parametrize("size", [32, 300])
+def test_image_depends_on_seed_and_index_alone(layout: str, size: int) -> None:
+    settings = settings_of(layout, image_size=size)
+    drawn = draw_images(settings, 5, 0, 12)
     for start, count in ((0, 4), (3, 6), (11, 1)):
         part = draw_images(settings, 5, start, count)
-        for mine, whole in zip(part, (images, labels, distances), strict=True):
+        for mine, whole in zip(part, drawn, strict=True):
             assert mine.tobytes() == whole[start : start + count].tobytes()
 
 
-def test_threads_do_not_disturb_each_other() -> None:
-    expected, _, _ = draw_images(SMALL, 5, 0, 64)
+@each_layout
+def test_threads_do_not_disturb_each_other(layout: str) -> None:
+    settings = settings_of(layout)
+    expected = draw_images(settings, 5, 0, 64)
     with ThreadPoolExecutor(4) as pool:
-        parts = list(pool.map(lambda start: draw_images(SMALL, 5, start, 8)[0], range(0, 64, 8)))
-    np.testing.assert_array_equal(np.concatenate(parts), expected)
+        parts = list(pool.map(lambda start: draw_images(settings, 5, start, 4), range(0, 64, 4)))
+    for field, whole in zip(zip(*parts, strict=True), expected, strict=True):
+        np.testing.assert_array_equal(np.concatenate(field), whole)
 
 
-def test_scene_is_that_of_the_image() -> None:
-    _, labels, distances = draw_images(SMALL, 1, 0, 20)
-    for scene, label, distance in zip(scenes(SMALL, 20), labels, distances, strict=True):
-        assert scene.label == label
-        assert scene.marker_distance == pytest.approx(distance, rel=1e-6)
+@each_layout
+def test_images_that_are_far_along_can_be_drawn_alone(layout: str) -> None:
+    settings, far = settings_of(layout), 10**12
+    assert draw_images(settings, 2**40, far, 1).images.any()
+    scene = draw_scene(settings, 2**40, far + 1)
+    np.testing.assert_allclose(
+        draw_images(settings, 2**40, far, 2).markers[1], scene.markers, rtol=1e-6
+    )
 
 
-def test_no_two_seeds_or_indices_share_a_scene() -> None:
-    tails = {tuple(s.markers[0]) for seed in range(5) for s in scenes(SMALL, 100, seed)}
-    assert len(tails) == 500
+@each_layout
+def test_no_two_seeds_or_indices_share_a_scene(layout: str) -> None:
+    settings = settings_of(layout)
+    scenes = [draw_scene(settings, seed, 2 * i) for seed in range(5) for i in range(100)]
+    assert len({scene.paddles.tobytes() for scene in scenes}) == 500
 
 
-def test_labels_alternate_so_that_any_even_count_is_balanced() -> None:
+@each_layout
+def test_labels_alternate_so_that_any_even_count_is_balanced(layout: str) -> None:
     for start in (0, 7):
-        _, labels, _ = draw_images(SMALL, 0, start, 10)
+        labels = draw_images(settings_of(layout), 0, start, 10).labels
         np.testing.assert_array_equal(labels, (np.arange(start, start + 10) + 1) % 2)
 
 
-# geometry
+@each_layout
+def test_scene_is_that_of_the_image(layout: str) -> None:
+    """Label, markers, and cosines between the paddles at the markers and the way between them."""
+    settings = settings_of(layout)
+    drawn = draw_images(settings, 1, 0, 40)
+    for index in range(40):
+        scene = draw_scene(settings, 1, index)
+        assert scene.label == drawn.labels[index] == 1 - index % 2
+        np.testing.assert_allclose(drawn.markers[index], scene.markers, rtol=1e-6)
+        between = scene.markers[1] - scene.markers[0]
+        assert scene.marker_distance == pytest.approx(np.linalg.norm(between))
+        own, other = targets_of(scene, settings)
+        ends = own[0], (own, other)[index % 2][-1]
+        for paddle, cosine in zip(ends, drawn.headings[index], strict=True):
+            along = paddle[2:] - paddle[:2]
+            expected = along @ between / np.linalg.norm(along) / np.linalg.norm(between)
+            assert cosine == pytest.approx(expected, abs=1e-6)
 
 
-@each_family
-def test_contours_are_chains_of_paddles(settings: PathfinderSettings) -> None:
-    """Equal paddles, bent by a bounded turn at a pivot half a gap from either end."""
-    limit = math.cos(0.5 * math.pi / settings.continuity)
-    for scene in scenes(settings, 20):
-        chains = chains_of(scene, settings)
-        assert len(chains) > 2
-        for chain in chains:
-            lengths = np.linalg.norm(chain[:, 2:] - chain[:, :2], axis=-1)
-            np.testing.assert_allclose(lengths, settings.paddle_length)
-            headings = directions_of(chain)
-            pivots_ahead = chain[:-1, 2:] + settings.margin * headings[:-1]
-            pivots_behind = chain[1:, :2] - settings.margin * headings[1:]
-            np.testing.assert_allclose(pivots_ahead, pivots_behind, atol=1e-9)
-            assert (np.sum(headings[:-1] * headings[1:], -1) >= limit).all()
+@each_layout
+def test_positive_markers_end_one_contour_and_negative_ones_two(layout: str) -> None:
+    """The reference layout's discs stand a quarter pixel from the pixel that they mark."""
+    settings = settings_of(layout)
+    off = 0.26 * math.sqrt(2) if layout == "reference" else 1e-9
+    for index in range(60):
+        scene = draw_scene(settings, 1, index)
+        own, other = targets_of(scene, settings)
+        far_end = own[-1, 2:] if scene.label else other[-1, 2:]
+        assert np.linalg.norm(scene.markers[0] - own[0, :2]) <= off
+        assert np.linalg.norm(scene.markers[1] - far_end) <= off
 
 
-@each_family
-def test_paddles_keep_clear_of_all_but_their_neighbours(settings: PathfinderSettings) -> None:
-    """Sampled at quarter pixels: a crossing would leave at most an eighth between them."""
-    smallest = math.inf
-    for scene in scenes(settings, 30):
-        paddles = scene.paddles
-        lengths = [len(chain) for chain in chains_of(scene, settings)]
-        chain = np.repeat(range(len(lengths)), lengths)
-        share = np.linspace(0.0, 1.0, 21)[:, None]
-        points = paddles[:, None, :2] + share * (paddles[:, None, 2:] - paddles[:, None, :2])
-        for i, paddle in enumerate(paddles):
-            distances = distances_to_segment(points, paddle).min(-1)
-            neighbours = (np.abs(np.arange(len(paddles)) - i) <= 1) & (chain == chain[i])
-            smallest = min(smallest, distances[~neighbours].min())
-    assert settings.clearance == 2 * settings.margin + settings.paddle_thickness
-    assert settings.clearance - 1e-9 <= smallest < settings.clearance + 1.0
+@each_layout
+@pytest.mark.parametrize("length", [6, 9, 14, 20, 25])
+def test_every_length_is_drawn(layout: str, length: int) -> None:
+    settings = settings_of(layout, length, image_size=64)
+    assert settings.distractor_length == length // 3
+    drawn = draw_images(settings, 0, 0, 20)
+    assert drawn.images.max((1, 2)).min() > 240
+    for index in range(20):
+        paddles = draw_scene(settings, 0, index).paddles
+        placed = (len(paddles) - 2 * length) / settings.distractor_length
+        assert placed == int(placed) and 8 <= placed <= 15
+        np.testing.assert_allclose(
+            np.linalg.norm(paddles[:, 2:] - paddles[:, :2], axis=-1), 5.0, rtol=1e-9
+        )
 
 
-@pytest.mark.parametrize("settings", [SMALL, CROWDED], ids=["sparse", "crowded"])
-def test_nothing_enters_the_border(settings: PathfinderSettings) -> None:
-    paddles = np.concatenate([scene.paddles for scene in scenes(settings, 200)])
-    low, high = settings.padding, settings.window - settings.padding
-    assert low <= paddles.min() < low + 2.0
-    assert high - 2.0 < paddles.max() <= high
+@each_layout
+def test_distractors_that_find_no_room_are_left_out_whole(layout: str) -> None:
+    settings = settings_of(layout, distractors=80, distractor_length=4)
+    counts = {len(draw_scene(settings, 0, index).paddles) for index in range(0, 60, 2)}
+    assert max(counts) < 12 + 320
+    assert all((count - 12) % 4 == 0 for count in counts)
 
 
-@each_kind
-def test_tails_lie_apart_and_markers_end_contours(kind: str) -> None:
-    settings = settings_of(kind)
-    for index, scene in enumerate(scenes(settings, 40)):
-        first, second = targets_of(scene, settings)
-        assert np.linalg.norm(first[0, :2] - second[0, :2]) == pytest.approx(27.0)
-        marked = first if index % 2 == 0 else second
-        np.testing.assert_array_equal(scene.markers, [first[0, :2], marked[-1, 2:]])
+# the same on every machine
+
+GOLDEN_IMAGES = {
+    "matched 6 32": "fff3b6e3a7fa9635f69fcb67cde8fd4ce4f0e1c8f35e5e46283b56918542b800",
+    "matched 6 64": "90d5618558cf0828635a3ba25963cd6d2b1ff154a97bd898aeb193aed23826d8",
+    "matched 14 128": "2c2c7aba121df98789d81b22acf64925ac9df8083d80adafd60b9d50c51b8923",
+    "reference 6 300": "20e8e1c735f4b038e0b8e28c1f20f12d741abb8359e1a213f1d8b794e49261df",
+    "reference 9 300": "7e6e5210c9a483aeed292782fde157943080085728df44f4b3328cf9334bf1ed",
+    "reference 14 300": "15f591f1a77235d7ee6716c7b0748cae9789056b2861b50fa4254d6b54b9e37d",
+    "reference 6 64": "9ba5fe6838211e5eed410de5354ff3da21236a3bfc290a482974c669d613cfb1",
+}
+GOLDEN_TABLES = {
+    "directions": "1f6447bbe527213dce96c84033f84877e0cc6841fbe34ace8e913e6b12993ce6",
+    "turns": "fa4fb6fb945967a870741c5525765ab0f856b7a34e6f26e6c4af9e084ee79ec7",
+    "stamps": "9bde486973fa37b275c7c68794676762d493efa7bcbf82475b3659bd96870f01",
+}
 
 
-def test_distractors_that_find_no_room_are_left_out_whole() -> None:
-    full = 2 * CROWDED.contour_length + 12 * 4
-    counts = {len(scene.paddles) for scene in scenes(CROWDED, 200)}
-    assert max(counts) <= full and min(counts) < full
-    assert all((full - count) % 4 == 0 for count in counts)
+def golden_images(name: str) -> str:
+    layout, length, size = name.split()
+    settings = settings_of(layout, int(length), image_size=int(size))
+    return digest(*draw_images(settings, 1, 0, 6))
 
 
-def test_turns_follow_the_squared_cosine() -> None:
-    """Standard error of the deviation over 20,000 turns: under 0.1 degrees."""
-    stream = make_stream(0, 0)
-    turns = np.degrees([draw_turn(stream, SMALL.continuity) for _ in range(20_000)])
-    assert pytest.approx(18.08, abs=0.01) == TURN_DEVIATION
-    assert turns.std() == pytest.approx(TURN_DEVIATION, abs=0.3)
-    assert turns.mean() == pytest.approx(0.0, abs=0.5)
-    # share of |turn| < 10 degrees: integral of cos^2, in closed form
-    angle = 2 * SMALL.continuity * math.radians(10.0)
-    assert np.mean(np.abs(turns) < 10.0) == pytest.approx(
-        (angle + math.sin(angle)) / math.pi, abs=0.015
+def golden_table(name: str) -> str:
+    if name == "stamps":
+        geometry, bars, disc = make_stamps(5, 2, 3, 5, 1.8)
+        return digest(*geometry, bars, disc)
+    return digest(direction_table() if name == "directions" else turn_table(1.8))
+
+
+@pytest.mark.parametrize("name", GOLDEN_IMAGES)
+def test_images_are_those_of_this_version_to_the_last_bit(name: str) -> None:
+    """Whoever means to change images raises GENERATOR_VERSION, which names them on disk."""
+    assert GENERATOR_VERSION == 3
+    assert golden_images(name) == GOLDEN_IMAGES[name]
+
+
+@pytest.mark.parametrize("name", GOLDEN_TABLES)
+def test_tables_are_those_of_this_version_to_the_last_bit(name: str) -> None:
+    assert golden_table(name) == GOLDEN_TABLES[name]
+
+
+def sine_and_cosine(angle: float) -> tuple[int, int]:
+    """Sums the series for a float's exact value; results are in 2^-200."""
+    x = int(Fraction(angle) * (1 << BITS))
+    sums, term, k = [0, 0], 1 << BITS, 0
+    while term:
+        sums[1 - k % 2] += -term if k % 4 > 1 else term
+        k += 1
+        term = (term * x >> BITS) // k
+    return sums[0], sums[1]
+
+
+def ulps_from_a_tie(value: int, bits: int) -> float:
+    """How far a number (in 2^-200) is from where it would round to another multiple of 2^-bits."""
+    unit = 1 << (BITS - bits)
+    away = abs(Fraction(abs(value) % unit, unit) - Fraction(1, 2))
+    return float(away) / (math.ulp(abs(value) / 2**BITS) * 2.0**bits)
+
+
+def rounded(angles: np.ndarray, bits: int) -> tuple[np.ndarray, float]:
+    """Sines and cosines (n, 2) of floats in multiples of 2^-bits; fewest ulps from a tie."""
+    exact = [sine_and_cosine(angle) for angle in angles.tolist()]
+    table = [[round(Fraction(v, 1 << (BITS - bits))) / 2.0**bits for v in pair] for pair in exact]
+    fewest = min(ulps_from_a_tie(v, bits) for pair in exact for v in pair if abs(v) >> 100)
+    return np.array(table), fewest
+
+
+def test_no_direction_lies_where_two_libms_could_round_it_apart() -> None:
+    """Sines and cosines of present libms are off by less than 4 units in the last place."""
+    table, ulps = rounded(np.arange(4096) * (2.0 * math.pi / 4096), 40)
+    np.testing.assert_array_equal(direction_table(), table)
+    assert ulps > 4
+    table, ulps = rounded(np.arange(360) * (math.pi / 180.0), 40)
+    np.testing.assert_array_equal(make_stamps(5, 2, 3, 5, 1.8).geometry.lines[:360], 5 * table)
+    assert ulps > 4
+
+
+def test_no_weight_lies_where_two_libms_could_round_it_apart() -> None:
+    """Squared cosines near 1 carry the errors of an angle, a cosine and a product: 1e-15 in all."""
+    turns = np.arange(-568, 569) * (2.0 * math.pi / 4096)
+    weights = np.cos(1.8 * turns) ** 2 * 2.0**16
+    np.testing.assert_array_equal(np.cumsum(np.round(weights)), turn_table(1.8))
+    assert np.abs(weights % 1 - 0.5).min() > 1e-15 * 2.0**16
+    heads = make_stamps(5, 2, 3, 5, 1.8).geometry.heads
+    headings = np.arctan2(heads[:, 0], heads[:, 1])
+    starts = np.concatenate([np.arange(360) * (math.pi / 180.0), headings])
+    turns = (starts[:, None] - headings + math.pi) % (2 * math.pi) - math.pi
+    weights = np.where(np.abs(turns) < 0.5 * math.pi / 1.8, np.cos(1.8 * turns) ** 2, 0.0) * 2.0**30
+    np.testing.assert_array_equal(
+        np.round(weights) / 2.0**30, make_stamps(5, 2, 3, 5, 1.8).geometry.weights
     )
-    assert np.abs(turns).max() < 50.0
+    assert np.abs(weights % 1 - 0.5).min() > 2e-15 * 2.0**30
 
 
-def test_turns_of_accepted_contours_keep_that_deviation() -> None:
-    """Collisions favour some turns slightly: half a degree is allowed, and no preferred side."""
-    targets = np.array([targets_of(scene, SMALL) for scene in scenes(SMALL, 2_000)])
-    headings = np.arctan2(*np.moveaxis(directions_of(targets), -1, 0))
-    turns = np.degrees((np.diff(headings) + np.pi) % (2 * np.pi) - np.pi)
-    assert turns.std() == pytest.approx(TURN_DEVIATION, abs=0.5)
-    assert turns.mean() == pytest.approx(0.0, abs=0.5)
-
-
-def test_distance_of_segments() -> None:
-    def distance(*coordinates: float) -> float:
-        return segment_distance(coordinates[:4], coordinates[4:])
-
-    assert distance(0.0, 0.0, 0.0, 4.0, 3.0, 1.0, 3.0, 9.0) == 3.0  # parallel
-    assert distance(0.0, 0.0, 0.0, 4.0, -1.0, 2.0, 1.0, 2.0) == 0.0  # crossing
-    assert distance(0.0, 0.0, 0.0, 4.0, 3.0, 8.0, 9.0, 8.0) == 5.0  # end to end
-    assert distance(0.0, 0.0, 0.0, 4.0, 1.0, 2.0, 9.0, 2.0) == 1.0  # end to middle
-
-
-# shortcuts
-
-
-def accuracy_of_marker_distance(settings: PathfinderSettings, count: int = 2_000) -> float:
-    """Held-out accuracy of a cubic logistic regression on the distance of the markers."""
-    _, labels, distances = draw_images(settings, 3, 0, 2 * count)
-    features = polynomial_features(distances, 3, like=distances[:count])
-    model = logistic_regression(features[:count], labels[:count])
-    return float(np.mean((model.probability(features[count:]) > 0.5) == labels[count:]))
-
-
-@pytest.mark.parametrize("length", [6, 9])
-def test_matched_negative_has_the_marker_distance_of_its_partner(length: int) -> None:
-    _, labels, distances = draw_images(settings_of("matched", length), 2, 0, 400)
-    np.testing.assert_allclose(distances[labels == 0], distances[labels == 1], rtol=1e-6)
-    _, labels, distances = draw_images(settings_of("public", length), 2, 0, 400)
-    assert np.abs(distances[labels == 0] - distances[labels == 1]).mean() > 5.0
-
-
-def test_matched_marker_distance_tells_nothing() -> None:
-    """Four standard errors of a coin over 2,000 images."""
-    accuracy = accuracy_of_marker_distance(settings_of("matched"))
-    assert abs(accuracy - 0.5) <= 4 * math.sqrt(0.25 / 2_000)
-
-
-def test_public_marker_distance_betrays_the_label() -> None:
-    assert accuracy_of_marker_distance(settings_of("public")) > 0.7
-
-
-@each_kind
-def test_brightness_tells_nothing(kind: str) -> None:
-    images, labels, _ = draw_images(settings_of(kind), 4, 0, 2_000)
-    light = images.reshape(len(images), -1).mean(1, dtype=np.float64)
-    positive, negative = light[labels == 1], light[labels == 0]
-    error = math.sqrt((positive.var() + negative.var()) / 1_000)
-    assert abs(positive.mean() - negative.mean()) < 4 * error
-
-
-# rendering
-
-
-@pytest.mark.parametrize(("y", "x"), [(20.0, 20.0), (20.3, 19.85), (20.5, 20.5)])
-@pytest.mark.parametrize("thickness", [2.0, 0.7])
-def test_upright_paddle_covers_its_area(y: float, x: float, thickness: float) -> None:
-    for dy, dx in ((0.0, 5.0), (5.0, 0.0)):
-        image = np.zeros((40, 40))
-        draw_paddle(image, y, x, y + dy, x + dx, thickness)
-        assert image.sum() == pytest.approx(5.0 * thickness)
-        rows, columns = (np.indices(image.shape) + 0.5).reshape(2, -1) @ image.ravel()
-        centroid = rows / image.sum(), columns / image.sum()
-        assert centroid == pytest.approx((y + dy / 2, x + dx / 2), abs=0.2)
-
-
-def test_slanted_paddle_covers_its_area_nearly() -> None:
-    for angle in np.linspace(0.0, 2 * math.pi, 25):
-        image = np.zeros((40, 40))
-        draw_paddle(image, 20.2, 19.7, 20.2 + 5 * math.sin(angle), 19.7 + 5 * math.cos(angle), 2.0)
-        assert image.sum() == pytest.approx(10.0, rel=0.06)
-        assert image.max() == pytest.approx(1.0)
-
-
-@pytest.mark.parametrize("radius", [1.0, 2.5, 5.0])
-def test_disc_covers_its_area(radius: float) -> None:
-    for y, x in ((20.0, 20.0), (20.5, 20.5), (19.8, 20.35)):
-        image = np.zeros((40, 40))
-        draw_disc(image, y, x, radius)
-        assert image.sum() == pytest.approx(math.pi * radius**2, rel=0.12 if radius < 2 else 0.02)
-
-
-def test_shapes_are_combined_by_the_maximum_and_clipped_at_the_border() -> None:
-    image = np.zeros((20, 20))
-    draw_disc(image, 0.0, 10.0, 4.0)
-    assert image.sum() == pytest.approx(8 * math.pi, rel=0.03)
-    draw_paddle(image, 10.3, 15.0, 12.0, 22.0, 2.0)
-    once = image.copy()
-    draw_disc(image, 0.0, 10.0, 4.0)
-    draw_paddle(image, 10.3, 15.0, 12.0, 22.0, 2.0)
-    np.testing.assert_array_equal(image, once)
-
-
-@pytest.mark.parametrize("image_size", [300, 600])
-def test_paddles_and_markers_are_drawn_where_the_scene_says(image_size: int) -> None:
-    settings = PathfinderSettings(image_size=image_size)
-    scale = image_size / settings.window
-    (image,), _, _ = draw_images(settings, 1, 4, 1)
-    scene = draw_scene(settings, 1, 4)
-    rows, columns = np.floor(scene.markers.T * scale).astype(int)
-    np.testing.assert_array_equal(image[rows, columns], 255)
-    middles = (scene.paddles[:, :2] + scene.paddles[:, 2:]) / 2
-    rows, columns = np.floor(middles.T * scale).astype(int)
-    assert image[rows, columns].min() > 190
-    assert (image[columns, rows] > 0).mean() < 0.5, "rows and columns are told apart"
-
-    centres = (np.stack(np.indices(image.shape), -1) + 0.5) / scale
-    dark = np.ones(image.shape, bool)
-    for paddle in scene.paddles:
-        dark &= distances_to_segment(centres, paddle) > 2.5
-    for marker in scene.markers:
-        dark &= np.linalg.norm(centres - marker, axis=-1) > settings.marker_radius + 1.0
-    assert image[dark].max() == 0
-    area = image.sum(dtype=np.float64) / 255.0 / scale**2
-    paddles, discs = 10.0 * len(scene.paddles), 2 * math.pi * settings.marker_radius**2
-    assert paddles - 25.0 + discs < area < paddles + discs
-
-
-def test_smaller_images_show_the_same_light() -> None:
-    large, _, _ = draw_images(PathfinderSettings(image_size=300), 1, 0, 4)
-    small, _, _ = draw_images(PathfinderSettings(image_size=150), 1, 0, 4)
-    blocks = large.reshape(4, 150, 2, 150, 2).mean((2, 4))
-    assert blocks.sum() == pytest.approx(small.sum(dtype=np.float64), rel=0.02)
-    assert np.abs(blocks - small).max() < 64
+def test_no_whole_pixel_lies_where_two_libms_could_round_it_apart() -> None:
+    """Away from whole numbers met exactly, no point comes within 1e-6 of the next pixel."""
+    geometry = make_stamps(5, 2, 3, 5, 1.8).geometry
+    directions = geometry.lines[:360] / 5
+    onwards = -geometry.lines[360:] / 5
+    for points in (-3 * directions, 5 * directions, 11 * directions, 11 * onwards, 10 * onwards):
+        away = np.abs(points - np.round(points))
+        assert away[away > 1e-9].min() > 1e-6
+    np.testing.assert_array_equal(geometry.first_pivots, np.ceil(-3 * directions - 1e-6))
+    np.testing.assert_array_equal(geometry.first_heads, np.floor(5 * directions))
+    np.testing.assert_array_equal(
+        geometry.pivots, np.ceil(11 * np.concatenate([directions, onwards]) - 1e-6)
+    )
 
 
 # settings
@@ -321,21 +266,28 @@ def test_smaller_images_show_the_same_light() -> None:
 @pytest.mark.parametrize(
     ("field", "value", "complaint"),
     [
-        ("marker_distance", "close", r"'close'; choose one of \('matched', 'public'\)"),
+        ("layout", "public", r"'public'; choose one of \('matched', 'reference'\)"),
         ("image_size", 0, "0; expected an integer, 1 or more"),
         ("image_size", 32.5, "32.5; expected an integer"),
+        ("image_size", True, "True; expected an integer"),
         ("contour_length", -1, "-1; expected an integer, 1 or more"),
         ("contour_length", 6.5, "6.5; expected an integer"),
         ("distractors", -1, "-1; expected an integer, 0 or more"),
+        ("distractor_length", -1, "-1; expected an integer, 0 or more"),
         ("window", 0.0, "0.0; expected a number, greater than 0"),
         ("window", "300", "'300'; expected a number"),
+        ("window", math.inf, "inf; expected a number"),
         ("paddle_length", -5.0, "-5.0; expected a number, greater than 0"),
         ("paddle_thickness", 0.0, "0.0; expected a number, greater than 0"),
-        ("margin", float("nan"), "nan; expected a number, 0 or more"),
+        ("marker_radius", 0.0, "0.0; expected a number, greater than 0"),
+        ("margin", math.nan, "nan; expected a number, 0 or more"),
+        ("padding", -1.0, "-1.0; expected a number, 0 or more"),
         ("continuity", 0.0, "0.0; expected a number, greater than 0"),
         ("seed_distance", 0.0, "0.0; expected a number, greater than 0"),
-        ("seed_distance", 400.0, "400; expected at most 108 for contours of 6 paddles"),
-        ("window", 100.0, "100 with padding 22: a contour of 6 paddles needs 66"),
+        ("seed_distance", 400.0, r"400; expected 8 \(what .*\) to 30 \(half .* of 6 paddles"),
+        ("seed_distance", 7.0, "7; expected 8 "),
+        ("window", 80.0, "80 with padding 22: a contour of 6 paddles is 60 long and .* 51"),
+        ("window", 40.0, "40 with padding 22: .* the diagonal between the borders 0"),
     ],
 )
 def test_bad_settings_name_the_field(field: str, value: Any, complaint: str) -> None:
@@ -343,11 +295,23 @@ def test_bad_settings_name_the_field(field: str, value: Any, complaint: str) -> 
         PathfinderSettings(**{field: value})
 
 
-@pytest.mark.parametrize(("length", "expected"), [(2, 1), (6, 2), (9, 3), (14, 4)])
+@pytest.mark.parametrize("field", ["window", "padding", "seed_distance", "paddle_length", "margin"])
+def test_reference_layout_wants_whole_pixels(field: str) -> None:
+    value = {"window": 250.5}.get(field, 5.5)
+    with pytest.raises(UserError, match=rf"^data\.{field} is {value}; the reference .* whole"):
+        PathfinderSettings(layout="reference", **{field: value})
+
+
+@pytest.mark.parametrize(("length", "expected"), [(3, 1), (6, 2), (9, 3), (14, 4), (20, 6)])
 def test_distractors_are_a_third_as_long(length: int, expected: int) -> None:
-    assert PathfinderSettings(contour_length=length).distractor_length == expected
+    settings = PathfinderSettings(contour_length=length, seed_distance=12.0)
+    assert settings.distractor_length == expected
+    assert PathfinderSettings(distractor_length=5).distractor_length == 5
+    assert (
+        PathfinderSettings(contour_length=length, layout="reference").distractor_length == expected
+    )
 
 
 def test_one_paddle_cannot_span_the_seed_distance() -> None:
-    with pytest.raises(UserError, match=r"data.seed_distance is 27; expected at most 9 "):
+    with pytest.raises(UserError, match=r"data.seed_distance is 27; expected 8 .* to 2.5 "):
         PathfinderSettings(contour_length=1)

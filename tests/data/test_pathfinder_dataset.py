@@ -1,34 +1,44 @@
 """The disk cache of Pathfinder images."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
 from common.data.pathfinder import (
+    GENERATOR_VERSION,
     PathfinderSettings,
     draw_images,
-    draw_scene,
     load_or_generate,
-    marker_headings,
+    shortcut_features,
     split_seed,
 )
 from common.errors import UserError
 
-SETTINGS = PathfinderSettings(image_size=16, contour_length=3, window=80.0, padding=6.0)
+SETTINGS = PathfinderSettings(
+    image_size=16, contour_length=3, window=80.0, padding=6.0, seed_distance=12.0
+)
+REFERENCE = PathfinderSettings(
+    image_size=16, contour_length=3, window=130.0, padding=6.0, layout="reference"
+)
 
 
-def test_images_are_those_of_the_generator_and_are_read_back(tmp_path):
+@pytest.mark.parametrize("settings", [SETTINGS, REFERENCE], ids=["matched", "reference"])
+def test_images_are_those_of_the_generator_and_are_read_back(settings, tmp_path):
     calls = []
-    made = load_or_generate(SETTINGS, "test", 1030, 3, tmp_path, lambda *x: calls.append(x))
-    again = load_or_generate(SETTINGS, "test", 1030, 3, tmp_path, lambda *x: calls.append(x))
-    images, labels, distances = draw_images(SETTINGS, split_seed(3, "test"), 0, 1030)
+    made = load_or_generate(settings, "test", 1030, 3, tmp_path, lambda *x: calls.append(x))
+    again = load_or_generate(settings, "test", 1030, 3, tmp_path, lambda *x: calls.append(x))
+    drawn = draw_images(settings, split_seed(3, "test"), 0, 1030)
+    apart = np.linalg.norm(drawn.markers[:, 0] - drawn.markers[:, 1], axis=-1)
     for data in (made, again):
-        np.testing.assert_array_equal(data.images, images)
-        np.testing.assert_array_equal(data.labels, labels)
-        np.testing.assert_array_equal(data.marker_distances, distances)
+        for field, expected in drawn._asdict().items():
+            np.testing.assert_array_equal(getattr(data, field), expected)
+            assert getattr(data, field).dtype == expected.dtype
+        np.testing.assert_allclose(data.marker_distances, apart, rtol=1e-6)
+        assert data.settings == settings
     assert calls == [(512, 1030), (1024, 1030), (1030, 1030)]
-    assert labels.mean() == 0.5
+    assert made.labels.mean() == 0.5
 
 
 def test_batches_are_gathered_like_single_examples(tmp_path):
@@ -53,10 +63,12 @@ def test_settings_split_count_and_seed_each_have_their_own_folder(tmp_path):
     load_or_generate(SETTINGS, "test", 4, cache=tmp_path)
     load_or_generate(SETTINGS, "train", 6, cache=tmp_path)
     load_or_generate(SETTINGS, "train", 4, 1, tmp_path)
+    load_or_generate(REFERENCE, "train", 4, cache=tmp_path)
     folders = list((tmp_path / "pathfinder").iterdir())
-    assert len(folders) == 4
+    assert len(folders) == 5
     manifests = [json.loads((folder / "manifest.json").read_text()) for folder in folders]
-    assert sorted(m["count"] for m in manifests) == [4, 4, 4, 6]
+    assert sorted(m["count"] for m in manifests) == [4, 4, 4, 4, 6]
+    assert {m["generator_version"] for m in manifests} == {GENERATOR_VERSION}
 
 
 def test_nothing_half_made_stays_behind(tmp_path):
@@ -68,11 +80,12 @@ def test_nothing_half_made_stays_behind(tmp_path):
     assert list((tmp_path / "pathfinder").iterdir()) == []
 
 
-def test_damaged_cache_is_named(tmp_path):
+@pytest.mark.parametrize("name", ["images", "labels", "markers", "headings"])
+def test_damaged_cache_is_named(name, tmp_path):
     load_or_generate(SETTINGS, "train", 4, cache=tmp_path)
-    (labels,) = (tmp_path / "pathfinder").glob("*/labels.npy")
-    labels.write_bytes(b"")
-    with pytest.raises(UserError, match=r"labels\.npy is damaged"):
+    (file,) = (tmp_path / "pathfinder").glob(f"*/{name}.npy")
+    file.write_bytes(b"")
+    with pytest.raises(UserError, match=rf"{name}\.npy is damaged"):
         load_or_generate(SETTINGS, "train", 4, cache=tmp_path)
 
 
@@ -84,15 +97,25 @@ def test_odd_counts_and_unwritable_caches_are_refused(tmp_path):
         load_or_generate(SETTINGS, "train", 4, cache=tmp_path / "file")
 
 
-def test_marker_headings_are_those_of_the_scene():
-    seed, count = split_seed(0, "test"), 20
-    headings = marker_headings(SETTINGS, seed, 0, count)
-    for index in range(count):
-        scene = draw_scene(SETTINGS, seed, index)
-        length = SETTINGS.contour_length
-        last = scene.paddles[length - 1 if scene.label else 2 * length - 1]
-        between = scene.markers[1] - scene.markers[0]
-        for paddle, heading in zip((scene.paddles[0], last), headings[index], strict=True):
-            along = paddle[2:] - paddle[:2]
-            cosine = along @ between / np.hypot(*along) / np.hypot(*between)
-            assert abs(cosine - heading) < 1e-5
+def test_fingerprints_tell_data_sets_apart(tmp_path):
+    def fingerprint(settings=SETTINGS, split="train", count=4, seed=0):
+        return load_or_generate(settings, split, count, seed, tmp_path).fingerprint
+
+    other = dataclasses.replace(SETTINGS, distractors=3)
+    different = [fingerprint(other), fingerprint(split="test"), fingerprint(count=6)]
+    assert len({fingerprint(), *different, fingerprint(seed=1)}) == 5
+    assert fingerprint() == fingerprint() != ""
+
+
+def test_shortcut_features_are_those_of_images_markers_and_headings(tmp_path):
+    data = load_or_generate(SETTINGS, "test", 20, cache=tmp_path)
+    scale = SETTINGS.image_size / SETTINGS.window
+    expected = shortcut_features(data.images, data.markers * scale, 5.0 * scale)
+    features = data.shortcut_features()
+    for name, values in expected.items():
+        np.testing.assert_array_equal(features.pop(name), values)
+    cosines = np.asarray(data.headings, np.float64)
+    (headings,) = features.values()
+    np.testing.assert_allclose(headings, np.concatenate([cosines, cosines**2, cosines**3], 1))
+    unknown = dataclasses.replace(data, headings=None).shortcut_features()
+    assert unknown.keys() == expected.keys()

@@ -3,7 +3,13 @@ import itertools
 import numpy as np
 import pytest
 
-from common.data.pipeline import ShuffledOrder, evaluation_batches, training_batches
+from common.data.pipeline import (
+    ShuffledOrder,
+    Subset,
+    evaluation_batches,
+    gather,
+    training_batches,
+)
 from common.errors import UserError
 
 
@@ -12,6 +18,10 @@ class Source:
 
     def __init__(self, count):
         self.count = count
+
+    @property
+    def fingerprint(self):
+        return str(self.count)
 
     def __len__(self):
         return self.count
@@ -99,3 +109,27 @@ def test_an_error_of_the_source_reaches_the_loop():
 
     with pytest.raises(OSError, match="record 3 of data.bin"):
         next(training_batches(Broken(4), 2, 0))
+
+
+def test_processes_share_a_batch_in_order():
+    def first(shard):
+        batches = training_batches(GatheringSource(10), 4, 3, 2, shard)
+        result = [next(batches)["number"] for _ in range(3)]
+        batches.close()
+        return np.stack(result)
+
+    parts = [first((process, 2)) for process in range(2)]
+    np.testing.assert_array_equal(np.concatenate(parts, 1), first((0, 1)))
+    with pytest.raises(UserError, match="batch_size is 4; it must be a multiple of the 3"):
+        first((0, 3))
+
+
+@pytest.mark.parametrize("kind", [Source, GatheringSource])
+def test_a_subset_offers_the_chosen_examples(kind):
+    source = kind(10)
+    some = Subset(source, np.array([7, 2, 2]))
+    assert [int(some[i]["number"]) for i in range(len(some))] == [7, 2, 2]
+    np.testing.assert_array_equal(gather(some, np.array([2, 0]))["number"], [2, 7])
+    assert some.fingerprint == Subset(kind(10), [7, 2, 2]).fingerprint
+    assert some.fingerprint != Subset(source, [2, 7, 2]).fingerprint
+    assert some.fingerprint != Subset(kind(11), [7, 2, 2]).fingerprint

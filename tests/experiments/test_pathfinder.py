@@ -6,7 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from common.data.pathfinder import PathfinderImages
+from common.data.pathfinder import PathfinderImages, PathfinderSettings
+from common.data.pathfinder.export import export
 from common.errors import UserError
 from common.train import (
     fit,
@@ -21,7 +22,7 @@ from experiments.models import make_model
 from experiments.pathfinder import DEFAULT_CONFIG, evaluate, main, train_and_evaluate
 from experiments.tasks.pathfinder import PathfinderTask, make_task
 
-VARIANTS = ("", "smoke", "conv_net", "paper")
+VARIANTS = ("", "smoke", "conv_net", "reference", "paper")
 TINY = {
     "data.train_count": 4,
     "data.validation_count": 2,
@@ -39,8 +40,8 @@ def blank_task(config):
     blank = PathfinderImages(
         np.broadcast_to(np.uint8(0), (2, size, size)),
         np.zeros(2, np.uint8),
-        np.zeros(2),
-        np.zeros((2, 2)),
+        np.zeros((2, 2, 2), np.float32),
+        np.zeros((2, 2), np.float32),
     )
     return PathfinderTask(make_model(config.model), blank, {"validation": blank, "test": blank})
 
@@ -113,8 +114,8 @@ def test_command_line_runs_smoke_and_its_other_modes(tmp_path, monkeypatch, caps
         ({"model.cssm_type": "kqv"}, "model.cssm_type is 'kqv'; choose one of"),
         ({"model.pos_embed": "rope"}, "model.pos_embed is 'rope'; choose one of"),
         ({"model.dtype": "float16"}, "model.dtype is 'float16'; choose one of"),
-        ({"data.marker_distance": "equal"}, "data.marker_distance is 'equal'; choose one of"),
-        ({"data.window": 40.0}, "data.window is 40 with padding 6"),
+        ({"data.layout": "equal"}, "data.layout is 'equal'; choose one of"),
+        ({"data.window": 30.0}, "data.window is 30 with padding 6"),
         ({"data.train_count": 5}, "data.train_count is 5; it must be even"),
     ],
 )
@@ -127,3 +128,34 @@ def test_wrong_values_are_named(override, message, tmp_path):
 def test_unknown_variant_lists_the_known_ones():
     with pytest.raises(UserError, match="'smok' is unknown; choose one of .*smoke"):
         load_config(variant("smok"))
+
+
+def test_a_run_learns_from_files_and_is_scored_on_other_files(tmp_path, capsys):
+    data = {"window": 75.0, "padding": 6.0, "seed_distance": 12.0, "distractors": 3}
+    settings = PathfinderSettings(image_size=32, contour_length=3, **data)
+    counts = {"train": 40, "validation": 20, "test": 20}
+    made = export(settings, counts, tmp_path, "tfrecord", workers=0)
+    other = export(settings, {"test": 24}, tmp_path / "other", "png", seed=1, workers=0)
+    source = [
+        "--config.data.source=tfrecord",
+        f"--config.data.path={made}",
+        *(f"--config.data.{split}_count=-1" for split in counts),
+    ]
+    workdir = f"--workdir={tmp_path / 'run'}"
+    steps = [
+        "--config.train.steps=4",
+        "--config.train.batch_size=8",
+        "--config.optim.warmup_steps=1",
+    ]
+    assert main([f"--config={variant('smoke')}", workdir, *source, *steps]) == 0
+    capsys.readouterr()
+    elsewhere = [
+        "--config.data.source=folder",
+        f"--config.data.path={other / 'test'}",
+        "--config.data.train_count=0",
+        "--config.data.validation_count=0",
+        "--config.data.test_count=-1",
+    ]
+    assert main(["--mode=eval", workdir, *elsewhere]) == 0
+    shown = capsys.readouterr().out
+    assert "test" in shown and "accuracy=" in shown and "validation" not in shown

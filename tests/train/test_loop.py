@@ -8,7 +8,17 @@ import pytest
 
 from common.errors import UserError
 from common.train import evaluate, fit, restore_params
-from tests.train.toy import At, Crash, NoProgress, ToyTask, crash, curve, toy_config, without_timing
+from tests.train.toy import (
+    At,
+    Crash,
+    NoProgress,
+    ToySource,
+    ToyTask,
+    crash,
+    curve,
+    toy_config,
+    without_timing,
+)
 
 
 def in_a_thread(function):
@@ -124,6 +134,10 @@ def test_other_data_is_refused(tmp_path):
         fit(ToyTask(), toy_config(), tmp_path, progress=At(6, crash))
     with pytest.raises(UserError, match="had 50 examples, now 51"):
         fit(ToyTask(train_count=51), toy_config(), tmp_path, progress=NoProgress())
+    other = ToyTask()
+    other.train_source = ToySource(50, seed=9)
+    with pytest.raises(UserError, match="learned from other data .fingerprint .*give it back"):
+        fit(other, toy_config(), tmp_path, progress=NoProgress())
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,8 @@ class Scored(ToyTask):
 
 def test_what_padding_scores_does_not_matter():
     class Numbers:
+        fingerprint = "0 1 2"
+
         def __len__(self):
             return 3
 

@@ -1,5 +1,6 @@
 """A task that learns in a moment, and ways to stop it."""
 
+import hashlib
 import json
 import os
 import signal
@@ -24,6 +25,10 @@ class ToySource:
         rng = np.random.default_rng(seed)
         self.x = rng.normal(size=(count, FEATURES)).astype(np.float32)
         self.label = (self.x @ [1.0, -2.0, 0.5, 1.0] > 0).astype(np.int32)
+
+    @property
+    def fingerprint(self) -> str:
+        return hashlib.sha256(self.x.tobytes()).hexdigest()
 
     def __len__(self) -> int:
         return len(self.label)

@@ -13,12 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
-from common.data.pathfinder.scene import draw_images, marker_headings
+from common.data.pathfinder.features import shortcut_features
+from common.data.pathfinder.scene import draw_images
 from common.data.pathfinder.settings import PathfinderSettings
 from common.errors import UserError
 
 SPLITS = ("train", "validation", "test")
-GENERATOR_VERSION = 2
+GENERATOR_VERSION = 3
 CHUNK = 512
 
 Report = Callable[[int, int], None]
@@ -31,14 +32,34 @@ class PathfinderImages:
     Attributes:
         images: (n, s, s) uint8, black background.
         labels: (n,) uint8, 1 where the two discs end one contour.
-        marker_distances: (n,) float32, reference pixels.
-        marker_headings: (n, 2) float32, see `common.data.pathfinder.marker_headings`.
+        markers: (n, 2, 2) float32, centres (y, x) of the discs in reference pixels.
+        headings: (n, 2) float32, cosines between the direction from a marker to the other one and
+            the contour that sets out from it; None where it is not known.
+        settings: what the images are made of.
+        fingerprint: changes with the images.
     """
 
     images: np.ndarray
     labels: np.ndarray
-    marker_distances: np.ndarray
-    marker_headings: np.ndarray
+    markers: np.ndarray
+    headings: np.ndarray | None
+    settings: PathfinderSettings = PathfinderSettings()
+    fingerprint: str = ""
+
+    @property
+    def marker_distances(self) -> np.ndarray:
+        """Distances (n,) between the discs, reference pixels."""
+        return np.hypot(*(self.markers[:, 0] - self.markers[:, 1]).T)
+
+    def shortcut_features(self) -> dict[str, np.ndarray]:
+        """Returns what might tell the label without following a contour; (n, d) by name."""
+        scale = self.settings.image_size / self.settings.window
+        radius = self.settings.marker_radius * scale
+        features = shortcut_features(np.asarray(self.images), self.markers * scale, radius)
+        if self.headings is not None:
+            powers = [np.asarray(self.headings, np.float64) ** power for power in (1, 2, 3)]
+            features["headings at the markers"] = np.concatenate(powers, -1)
+        return features
 
     def __len__(self) -> int:
         """Returns the number of images."""
@@ -90,7 +111,7 @@ def load_or_generate(
             raise UserError(
                 f"data.cache: cannot write {folder}: {error.strerror or error}"
             ) from error
-    return _open(folder)
+    return _open(folder, settings)
 
 
 def _identity(settings: PathfinderSettings, split: str, count: int, seed: int) -> dict:
@@ -124,14 +145,14 @@ def _generate_into(
         images = np.lib.format.open_memmap(
             scratch / "images.npy", "w+", np.uint8, (count, size, size)
         )
-        labels, distances = np.empty(count, np.uint8), np.empty(count, np.float32)
+        labels, markers = np.empty(count, np.uint8), np.empty((count, 2, 2), np.float32)
         headings = np.empty((count, 2), np.float32)
 
         def fill(start: int) -> int:
             stop = min(start + CHUNK, count)
             part = draw_images(settings, seed, start, stop - start)
-            images[start:stop], labels[start:stop], distances[start:stop] = part
-            headings[start:stop] = marker_headings(settings, seed, start, stop - start)
+            images[start:stop], labels[start:stop] = part.images, part.labels
+            markers[start:stop], headings[start:stop] = part.markers, part.headings
             return stop - start
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -142,8 +163,8 @@ def _generate_into(
                     report(done, count)
         images.flush()
         np.save(scratch / "labels.npy", labels)
-        np.save(scratch / "marker_distances.npy", distances)
-        np.save(scratch / "marker_headings.npy", headings)
+        np.save(scratch / "markers.npy", markers)
+        np.save(scratch / "headings.npy", headings)
         (scratch / "manifest.json").write_text(json.dumps(identity, indent=2) + "\n")
         _publish(scratch, folder)
     finally:
@@ -158,17 +179,17 @@ def _publish(scratch: Path, folder: Path) -> None:
             raise
 
 
-def _open(folder: Path) -> PathfinderImages:
+def _open(folder: Path, settings: PathfinderSettings) -> PathfinderImages:
     arrays = {}
-    for field in dataclasses.fields(PathfinderImages):
-        path = folder / f"{field.name}.npy"
+    for name in ("images", "labels", "markers", "headings"):
+        path = folder / f"{name}.npy"
         try:
-            arrays[field.name] = np.load(path, mmap_mode="r", allow_pickle=False)
+            arrays[name] = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise UserError(f"{path} is damaged ({error}); delete {folder} to make it again") from (
                 error
             )
-    return PathfinderImages(**arrays)
+    return PathfinderImages(**arrays, settings=settings, fingerprint=folder.name)
 
 
 def print_progress(label: str) -> Report:

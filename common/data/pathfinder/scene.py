@@ -1,19 +1,22 @@
 """Makes Pathfinder scenes and images from a seed and an index alone."""
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
 
-from common.data.pathfinder import compiled
+from common.data.pathfinder import matched, reference, rendering, stamps
 from common.data.pathfinder.settings import PathfinderSettings
+from common.errors import UserError
 
 
 class Scene(NamedTuple):
     """Geometry of one image, in reference pixels, points as (y, x) with y down.
 
     Attributes:
-        paddles: (n, 4) rows (y0, x0, y1, x1): first the two targets, then the distractors.
-        markers: (2, 2) centres of the two discs.
+        paddles: (n, 4) rows (y0, x0, y1, x1), tail to head: first the contour that the first
+            marker stands on, then the other target, then the distractors.
+        markers: (2, 2) centres of the two discs; the first one ends a tail.
         label: 1 where the discs end one contour, 0 where they end two.
     """
 
@@ -27,21 +30,29 @@ class Scene(NamedTuple):
         return float(np.hypot(*(self.markers[0] - self.markers[1])))
 
 
-def _lengths(settings: PathfinderSettings) -> tuple[float, ...]:
-    return (
-        float(settings.window),
-        float(settings.padding),
-        float(settings.seed_distance),
-        float(settings.paddle_length),
-        float(settings.margin),
-        float(settings.clearance),
-        float(settings.continuity),
-    )
+class DrawnImages(NamedTuple):
+    """Images with what is known of them.
+
+    Attributes:
+        images: (n, s, s) uint8, black background.
+        labels: (n,) uint8, 1 where the two discs end one contour.
+        markers: (n, 2, 2) float32, centres (y, x) of the discs in reference pixels.
+        headings: (n, 2) float32, cosines between the direction from a marker to the other one and
+            the contour that sets out from it.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    markers: np.ndarray
+    headings: np.ndarray
 
 
-def _counts(settings: PathfinderSettings) -> tuple[int, int, int]:
-    assert settings.distractor_length is not None
-    return settings.contour_length, settings.distractors, settings.distractor_length
+class _Scenes(NamedTuple):
+    paddles: np.ndarray
+    placed: np.ndarray
+    markers: np.ndarray
+    headings: np.ndarray
+    stamped: np.ndarray | None
 
 
 def draw_scene(settings: PathfinderSettings, seed: int, index: int) -> Scene:
@@ -50,47 +61,76 @@ def draw_scene(settings: PathfinderSettings, seed: int, index: int) -> Scene:
     Args:
         settings: the family of images.
         seed: names a split; different seeds give unrelated images.
-        index: number of the image. Even numbers are positive, odd ones negative; with matched
-            markers an odd image has the marker distance of the even one before it.
+        index: number of the image. Even numbers are positive, odd ones negative; in the matched
+            layout an odd image is the even one before it with the second marker moved to the
+            head of the other target.
     """
-    length, distractors, distractor_length = counts = _counts(settings)
-    paddles = np.empty((2 * length + distractors * distractor_length, 4))
-    markers = np.empty((2, 2))
-    matched = settings.marker_distance == "matched"
-    count = compiled.fill_scene(seed, index, matched, _lengths(settings), counts, paddles, markers)
-    return Scene(paddles[:count], markers, 1 - index % 2)
+    scenes = _draw_scenes(settings, seed, index, 1)
+    return Scene(scenes.paddles[0, : scenes.placed[0]], scenes.markers[0], 1 - index % 2)
 
 
-def marker_headings(settings: PathfinderSettings, seed: int, start: int, count: int) -> np.ndarray:
-    """Tells how straight towards the other marker the contours leave the two markers.
-
-    Returns:
-        (count, 2) float32 cosines between the paddle under a marker, followed inwards, and the
-        direction to the other marker.
-    """
-    headings = np.empty((count, 2), np.float32)
-    matched = settings.marker_distance == "matched"
-    compiled.fill_headings(seed, start, matched, _lengths(settings), _counts(settings), headings)
-    return headings
-
-
-def draw_images(
-    settings: PathfinderSettings, seed: int, start: int, count: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Draws images `start` ... `start + count - 1` of `seed`.
-
-    Returns:
-        images: (count, size, size) uint8, black background.
-        labels: (count,) uint8, 1 where the two discs end one contour.
-        marker_distances: (count,) float32, reference pixels.
-    """
-    scale = settings.image_size / settings.window
-    drawing = (scale, settings.paddle_thickness * scale, settings.marker_radius * scale)
-    images = np.empty((count, settings.image_size, settings.image_size), np.uint8)
-    distances = np.empty(count, np.float32)
-    matched = settings.marker_distance == "matched"
-    compiled.fill_images(
-        seed, start, matched, _lengths(settings), _counts(settings), drawing, images, distances
-    )
+def draw_images(settings: PathfinderSettings, seed: int, start: int, count: int) -> DrawnImages:
+    """Draws images `start` ... `start + count - 1` of `seed`; see `draw_scene`."""
+    scenes = _draw_scenes(settings, seed, start, count)
+    size = settings.image_size
+    images = np.empty((count, size, size), np.uint8)
+    if scenes.stamped is not None and size == settings.window:
+        tables = _stamps(settings)
+        reference.fill_images(scenes.stamped, scenes.placed, tables.bars, tables.disc, images)
+    else:
+        drawing = (size / settings.window, settings.bar_thickness, float(settings.marker_radius))
+        rendering.fill_images(scenes.paddles, scenes.placed, scenes.markers, drawing, images)
     labels = (1 - np.arange(start, start + count) % 2).astype(np.uint8)
-    return images, labels, distances
+    return DrawnImages(
+        images, labels, scenes.markers.astype(np.float32), scenes.headings.astype(np.float32)
+    )
+
+
+def _draw_scenes(settings: PathfinderSettings, seed: int, start: int, count: int) -> _Scenes:
+    length = settings.contour_length
+    counts = (length, settings.distractors, settings.distractor_length)
+    most = 2 * length + settings.distractors * settings.distractor_length
+    paddles, placed = np.zeros((count, most, 4)), np.zeros(count, np.int64)
+    markers, headings = np.zeros((count, 2, 2)), np.zeros((count, 2))
+    if settings.layout == "reference":
+        stamped = np.zeros((count, most + 2, 3), np.int32)
+        sizes = (int(settings.window), int(settings.padding), int(settings.seed_distance))
+        tables = _stamps(settings).geometry
+        reference.fill_scenes(
+            seed, start, sizes, counts, tables, paddles, placed, markers, headings, stamped
+        )
+        return _checked(_Scenes(paddles, placed, markers, headings, stamped))
+    lengths = (
+        float(settings.window),
+        float(settings.padding),
+        float(settings.seed_distance),
+        float(settings.paddle_length),
+        float(settings.margin),
+        float(settings.clearance),
+    )
+    tables = _turns(settings.continuity)
+    matched.fill_scenes(seed, start, lengths, counts, tables, paddles, placed, markers, headings)
+    return _checked(_Scenes(paddles, placed, markers, headings, None))
+
+
+def _checked(scenes: _Scenes) -> _Scenes:
+    if not scenes.placed.all():
+        raise UserError(
+            "data: two contours of these lengths, distances and turns find no room in the window"
+        )
+    return scenes
+
+
+@functools.cache
+def _turns(continuity: float) -> tuple[np.ndarray, np.ndarray]:
+    return matched.direction_table(), matched.turn_table(continuity)
+
+
+def _stamps(settings: PathfinderSettings) -> stamps.Stamps:
+    return stamps.make_stamps(
+        int(settings.paddle_length),
+        int(settings.paddle_thickness),
+        int(settings.margin),
+        int(settings.marker_radius),
+        float(settings.continuity),
+    )

@@ -129,7 +129,8 @@ class _Arrays:
         if image.dtype != np.uint8:
             image = image.astype(np.float32)
             if image.min() < 0 or image.max() > 1:
-                image = image * np.float32(IMAGENET_STD) + np.float32(IMAGENET_MEAN)
+                mean = np.asarray(IMAGENET_MEAN, np.float32)
+                image = image * np.asarray(IMAGENET_STD, np.float32) + mean
             image = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
         return Image.fromarray(image)
 

@@ -1,10 +1,17 @@
 """Jitted array functions; they know no model."""
 
-from common.kernels.scan import choose_backend, linear_scan
+from common.kernels import goom
+from common.kernels.causal_conv import causal_conv, causal_conv_state, causal_conv_step
+from common.kernels.film import film, film_parameters
+from common.kernels.goom import Goom, from_goom, to_goom
+from common.kernels.scan import linear_scan
+from common.kernels.scan_choice import choose_backend
+from common.kernels.scan_sharded import sharded_linear_scan
 from common.kernels.spectral import (
     kernel_spectrum,
     lay_out_kernel,
     magnitude_bound,
+    real_inverse_fft2,
     spectral_conv_2d,
 )
 from common.kernels.transitions import CoupledTransition, GatedInput
@@ -12,10 +19,21 @@ from common.kernels.transitions import CoupledTransition, GatedInput
 __all__ = [
     "CoupledTransition",
     "GatedInput",
+    "Goom",
+    "causal_conv",
+    "causal_conv_state",
+    "causal_conv_step",
     "choose_backend",
+    "film",
+    "film_parameters",
+    "from_goom",
+    "goom",
     "kernel_spectrum",
     "lay_out_kernel",
     "linear_scan",
     "magnitude_bound",
+    "real_inverse_fft2",
+    "sharded_linear_scan",
     "spectral_conv_2d",
+    "to_goom",
 ]

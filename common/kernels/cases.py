@@ -13,8 +13,12 @@ STRUCTURES = {
     "opponent": (("lg", "gl"), ("ww", ".w")),
     "transformer": (("l..", ".l.", "ggl"), (".ww", "w..", "...")),
     "sparse": (("..g", "...", "..."), ("...", "w.w", "...")),
+    "shared": (("l..", ".l.", "GGl"), (".WA", "W..", "...")),
 }
-"""Which entries exist in `local` and `coupled`, one string a row; a point is a structural zero."""
+"""Which entries exist in `local` and `coupled`, one string a row; a point is a structural zero.
+
+Places with the same capital have one gate together, others one each.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +36,8 @@ class ScanCase:
         output: 'all' states or the 'last'.
         constant_drive: coupled form: the drive has one step, the same one enters at every step.
         structure: coupled form: the entries, one of `STRUCTURES`.
+        input_gates: coupled form: whether gates multiply the drives of all states but the second.
+        gain: factor of the transitions; below 1 long products do not grow.
     """
 
     name: str
@@ -44,6 +50,8 @@ class ScanCase:
     output: Output = "all"
     constant_drive: bool = False
     structure: str = "transformer"
+    input_gates: bool = True
+    gain: float = 1.0
 
 
 DENSE_CASES = (
@@ -54,6 +62,7 @@ DENSE_CASES = (
     ScanCase("two_axes_reverse", 7, (2, 3), 3, reverse=True),
     ScanCase("long_complex_reverse_last", 33, (2,), 2, "complex64", True, True, "last"),
     ScanCase("long_double", 33, (2,), 3, "float64", initial=True),
+    ScanCase("checkpointed_reverse", 130, (2,), 2, "float64", True, True, gain=0.95),
 )
 
 COUPLED_CASES = (
@@ -62,14 +71,36 @@ COUPLED_CASES = (
     ScanCase("scalar_state", 7, (3,), 1, "complex64", structure="gated"),
     ScanCase("still_image_last", 8, (2, 3, 4), 3, "complex64", output="last", constant_drive=True),
     ScanCase("sparse_reverse", 7, (2, 3), 3, "complex64", reverse=True, structure="sparse"),
+    ScanCase("checkpointed_last", 130, (2, 3), 3, "complex64", True, output="last"),
+    ScanCase("shared_gates", 8, (2, 3), 3, "complex64", structure="shared"),
     ScanCase("long_double_reverse_last", 33, (2, 3), 3, "complex128", True, True, "last"),
 )
 
+
+def _benchmark_case(name: str, steps: int, *lanes: int, **options: Any) -> ScanCase:
+    gain = 1.0 if steps <= 64 else 0.6
+    options = {"structure": "shared", "input_gates": False, "gain": gain} | options
+    return ScanCase(name, steps, lanes, 3, "complex64", **options)
+
+
+LENGTHS = (1, 4, 16, 64, 256, 1024, 4096, 16384)
+"""Numbers of steps of the benchmark cases L1, L4, ..."""
+
 BENCHMARK_CASES = (
-    ScanCase("laptop", 8, (32, 16, 9, 32), 3, "complex64", output="last", constant_drive=True),
-    ScanCase("video_64px", 8, (4, 16, 9, 32), 3, "complex64"),
-    ScanCase("video_128px", 8, (2, 32, 17, 64), 3, "complex64"),
-    ScanCase("long_video", 512, (1, 8, 5, 8), 3, "complex64"),
+    _benchmark_case("S1", 8, 4, 16, 9, 32),
+    _benchmark_case("S1_last", 8, 4, 16, 9, 32, output="last"),
+    _benchmark_case("S2", 8, 2, 32, 17, 64),
+    _benchmark_case("S2_last", 8, 2, 32, 17, 64, output="last"),
+    _benchmark_case("model", 8, 4, 16, 9, 32, input_gates=True),
+    _benchmark_case("still", 8, 32, 16, 9, 32, output="last", constant_drive=True),
+    *(_benchmark_case(f"L{steps}", steps, 1, 8, 5, 8) for steps in LENGTHS),
+    *(_benchmark_case(f"N{steps}", steps, 1, 2, 2, 2) for steps in (256, 4096)),
+)
+"""Shapes (t; batch, height, frequencies, channels): smaller and larger maps, lengths, few lanes."""
+
+DENSE_BENCHMARK_CASES = (
+    ScanCase("D1", 8, (4, 16, 9, 32), 3, "complex64"),
+    ScanCase("D512", 512, (8, 5, 8), 3, "complex64", gain=0.6),
 )
 
 
@@ -90,7 +121,8 @@ def dense_arguments(case: ScanCase, seed: int = 0) -> tuple[Any, Any, Any]:
     """
     rng = np.random.default_rng(seed)
     n, dtype = case.states, case.dtype
-    transition = random_array(rng, (*case.batch, case.steps, n, n), dtype, 1.2 / np.sqrt(n))
+    scale = 1.2 * case.gain / np.sqrt(n)
+    transition = random_array(rng, (*case.batch, case.steps, n, n), dtype, scale)
     inputs = random_array(rng, (*case.batch, case.steps, n), dtype)
     initial = random_array(rng, (*case.batch, n), dtype) if case.initial else None
     return transition, inputs, initial
@@ -110,10 +142,17 @@ def coupled_arguments(case: ScanCase, seed: int = 0) -> tuple[CoupledTransition,
 
     def gate() -> Any:
         uniform = rng.uniform(0.1, 1.5, (case.steps, *gate_lanes))
-        return np.asarray(uniform / np.sqrt(case.states)).astype(gate_dtype)
+        return np.asarray(case.gain * uniform / np.sqrt(case.states)).astype(gate_dtype)
+
+    named: dict[str, Any] = {}
+
+    def entry(letter: str) -> Any:
+        if letter == ".":
+            return None
+        return named.setdefault(letter, gate()) if letter.isupper() else gate()
 
     local, coupled = (
-        tuple(tuple(None if letter == "." else gate() for letter in row) for row in rows)
+        tuple(tuple(entry(letter) for letter in row) for row in rows)
         for rows in STRUCTURES[case.structure]
     )
     phase = rng.uniform(-np.pi, np.pi, spectrum_lanes)
@@ -121,6 +160,7 @@ def coupled_arguments(case: ScanCase, seed: int = 0) -> tuple[CoupledTransition,
     spectrum: Any = np.asarray(polar).astype(case.dtype)
     drive_shape = (1 if case.constant_drive else case.steps, *case.batch)
     drives = [random_array(rng, drive_shape, case.dtype) for _ in local]
-    inputs = tuple(d if i == 1 else GatedInput(gate(), d) for i, d in enumerate(drives))
+    gated = [case.input_gates and i != 1 for i in range(case.states)]
+    inputs = tuple(GatedInput(gate(), d) if g else d for g, d in zip(gated, drives, strict=True))
     initial = tuple(random_array(rng, case.batch, case.dtype) for _ in local)
     return CoupledTransition(local, coupled, spectrum), inputs, initial if case.initial else None

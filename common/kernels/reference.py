@@ -153,3 +153,93 @@ def bound_magnitude(spectrum: np.ndarray, rho: float = 0.999) -> np.ndarray:
     """Returns rho K / (1 + |K|), in polar form: the phase stays, the magnitude is bounded."""
     magnitude, phase = np.abs(widen(spectrum)), np.angle(widen(spectrum))
     return rho * magnitude / (1.0 + magnitude) * np.exp(1j * phase)
+
+
+def film(x: np.ndarray, gamma: np.ndarray, beta: np.ndarray) -> np.ndarray:
+    """Returns gamma * x + beta, sample by sample; gamma and beta hold the leading axes of x."""
+    x, gamma, beta = widen(x), widen(gamma), widen(beta)
+    y = np.zeros_like(x)
+    for index in np.ndindex(x.shape[:-1]):
+        scale, shift = (
+            p[tuple(i % size for i, size in zip(index, p.shape[:-1], strict=False))]
+            for p in (gamma, beta)
+        )
+        y[index] = scale * x[index] + shift
+    return y
+
+
+def causal_convolution(
+    x: np.ndarray,
+    kernel: np.ndarray,
+    bias: np.ndarray | None = None,
+    state: np.ndarray | None = None,
+) -> np.ndarray:
+    """Returns y_t = bias + sum_j kernel[j] x_{t - (k - 1) + j}, the last tap on the current input.
+
+    Args:
+        x: inputs (*b, t, c).
+        kernel: taps (k, c).
+        bias: (c,), or None.
+        state: the k - 1 inputs before the first, (*b, k - 1, c); zero where None.
+    """
+    x, kernel, taps = widen(x), widen(kernel), len(kernel)
+    y = np.zeros_like(x) if bias is None else np.zeros_like(x) + widen(bias)
+    for t in range(x.shape[-2]):
+        for j in range(taps):
+            source = t - (taps - 1) + j
+            if source >= 0:
+                y[..., t, :] += kernel[j] * x[..., source, :]
+            elif state is not None:
+                y[..., t, :] += kernel[j] * widen(state)[..., source + taps - 1, :]
+    return y
+
+
+def convolution_2d(
+    x: np.ndarray, kernel: np.ndarray, origin: str = "centre", boundary: str = "circular"
+) -> np.ndarray:
+    """Convolves maps (*b, h, w, c) with kernels (c, k, l), see `circular_convolution`.
+
+    With zeros beyond the map it is the circular convolution of the map in a wide frame of zeros.
+    """
+    maps = np.moveaxis(widen(x), -1, -3)
+    frame = [(k, k) if boundary == "zero" else (0, 0) for k in kernel.shape[1:]]
+    framed = np.pad(maps, [(0, 0)] * (maps.ndim - 2) + frame)
+    y = circular_convolution(framed, kernel, origin)
+    inner = y[..., frame[0][0] : y.shape[-2] - frame[0][1], frame[1][0] : y.shape[-1] - frame[1][1]]
+    return np.moveaxis(inner, -3, -1)
+
+
+def bounded_convolution(
+    x: np.ndarray, kernel: np.ndarray, rho: float, origin: str = "centre"
+) -> np.ndarray:
+    """Convolves maps (*b, h, w, c) circularly with kernels whose whole spectrum is bounded."""
+    maps = np.moveaxis(widen(x), -1, -3)
+    impulse = np.zeros((kernel.shape[0], *maps.shape[-2:]))
+    impulse[:, 0, 0] = 1.0
+    spectrum = bound_magnitude(dft_2d(circular_convolution(impulse, kernel, origin)), rho)
+    return np.moveaxis(np.real(dft_2d(dft_2d(maps) * spectrum, inverse=True)), -3, -1)
+
+
+def dft_2d(x: np.ndarray, inverse: bool = False) -> np.ndarray:
+    """Transforms the last two axes by the sums that define the discrete Fourier transform."""
+    for axis in (-2, -1):
+        size = x.shape[axis]
+        angle = 2 * np.pi * np.outer(np.arange(size), np.arange(size)) / size
+        matrix = np.exp(1j * angle) / size if inverse else np.exp(-1j * angle)
+        x = np.moveaxis(np.moveaxis(x, axis, -1) @ matrix, -1, axis)
+    return x
+
+
+def real_inverse(spectrum: np.ndarray, width: int) -> np.ndarray:
+    """Returns the real part of the inverse transform of a half spectrum (*b, h, w // 2 + 1).
+
+    Columns w // 2 < j < w are the mirrored conjugates of columns w - j; the columns 0 and w / 2 are
+    taken as they come.
+    """
+    spectrum, height = widen(spectrum), spectrum.shape[-2]
+    full = np.zeros((*spectrum.shape[:-1], width), np.complex128)
+    for i in range(height):
+        for j in range(width):
+            own = j < spectrum.shape[-1]
+            full[..., i, j] = spectrum[..., i, j] if own else spectrum[..., -i, width - j].conj()
+    return np.real(dft_2d(full, inverse=True))

@@ -1,21 +1,27 @@
 """Linear recurrences s_t = M_t s_{t-1} + b_t with small n x n matrices: the one entry point."""
 
-from typing import Literal, get_args
+import dataclasses
+from typing import Literal, NamedTuple, cast, get_args
 
 import jax
 import jax.numpy as jnp
 
-from common.array_types import Array, Inexact
+from common.array_types import Array, Inexact, PyTree
+from common.kernels.arrays import filled_like
 from common.kernels.scan_associative import scan_associative
-from common.kernels.scan_sequential import scan_states
+from common.kernels.scan_choice import choose_backend
+from common.kernels.scan_chunked import scan_chunked
+from common.kernels.scan_pallas import scan_pallas
+from common.kernels.scan_sequential import Walk, scan_states
 from common.kernels.transitions import (
     CoupledTransition,
     GatedInput,
+    coupled_walk,
     dense_matrix,
-    multiply_entries,
+    dense_step,
 )
 
-Backend = Literal["auto", "sequential", "associative"]
+Backend = Literal["auto", "sequential", "associative", "chunked", "pallas"]
 Output = Literal["all", "last"]
 States = tuple[Array, ...]
 
@@ -33,36 +39,69 @@ def linear_scan(
 
     Two forms. Dense: `transition` holds the matrices, time is the axis before n, and the result is
     an array. Coupled: `transition` is a `CoupledTransition` of gates and one spectrum, `inputs` a
-    tuple of n arrays or `GatedInput`s with time as the leading axis, and so is the result; no
-    matrix is built by the sequential back end.
+    tuple of n arrays or `GatedInput`s with time as the leading axis, and so is the result; only
+    the associative back end builds its matrices.
 
-    The states have the arrays' joint dtype, but float32's precision at least.
+    The states have the arrays' joint dtype, but float32's precision at least. No steps at all are
+    fine: the last state is then the initial one. A sequence may be cut anywhere: the last state of
+    one part is the initial one of the next.
 
     Args:
         transition: M_t.
         inputs: b_t.
         initial: the state before the first step; zero where None.
-        backend: 'sequential' (one step after the other, backward pass over stored states),
-            'associative' (`lax.associative_scan`), or 'auto': sequential on a CPU and up to 32
-            steps, associative otherwise.
+        backend: 'sequential' (one step after the other), 'associative' (`lax.associative_scan`
+            over dense matrices), 'chunked' (sequential in chunks, associative across them),
+            'pallas' (one GPU kernel each way; coupled form, complex64), or 'auto', see
+            `choose_backend`. One that is asked for by name is taken, or raises.
         reverse: run from the last time to the first.
         output: 'all' states, or the 'last' one that is reached, without the time axis.
 
     Raises:
-        ValueError: unknown back end or output, or shapes that do not fit.
+        ValueError: unknown back end or output, shapes that do not fit, or a back end that cannot
+            take these arguments on this platform.
     """
     _check_choice("backend", backend, get_args(Backend))
     _check_choice("output", output, get_args(Output))
-    if isinstance(transition, CoupledTransition):
-        return _coupled_scan(transition, inputs, initial, backend, reverse, output == "last")
-    return _dense_scan(transition, inputs, initial, backend, reverse, output == "last")
+    problem = make_recurrence(transition, inputs, initial, reverse, output == "last")
+    if problem.steps == 0:
+        return problem.without_steps()
+    if backend == "auto":
+        backend = cast(Backend, choose_backend(problem.steps, problem.lanes).backend)
+    if backend == "associative":
+        return _associative(transition, inputs, problem)
+    scan = {"sequential": scan_states, "chunked": scan_chunked, "pallas": scan_pallas}[backend]
+    return scan(problem.walk, problem.shared, problem.sliced, problem.initial)
 
 
-def choose_backend(steps: int) -> Backend:
-    """Names the back end that 'auto' takes for a number of steps on the default platform."""
-    if jax.default_backend() == "cpu" or steps <= 32:
-        return "sequential"
-    return "associative"
+class Recurrence(NamedTuple):
+    """A recurrence whose arguments were checked, in the form that the back ends take.
+
+    Attributes:
+        walk: its step and direction.
+        shared: arrays that every step reads.
+        sliced: arrays with a time axis.
+        initial: the state before the first step.
+        steps: length of the time axis.
+    """
+
+    walk: Walk
+    shared: PyTree
+    sliced: PyTree
+    initial: PyTree
+    steps: int
+
+    @property
+    def lanes(self) -> int:
+        """Number of recurrences side by side."""
+        first = jax.tree.leaves(self.initial)[0]
+        return first.size if isinstance(self.initial, tuple) else first.size // first.shape[-1]
+
+    def without_steps(self) -> PyTree:
+        """Returns the result for no steps."""
+        if self.walk.last_only:
+            return self.initial
+        return filled_like(self.initial, 0, self.walk.axis)
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
@@ -70,19 +109,31 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{name} is {value!r}; choose one of {choices}")
 
 
-def _dense_scan(matrices, inputs, initial, backend, reverse, last_only):
+def make_recurrence(
+    transition: Array | CoupledTransition,
+    inputs: Array | tuple[Array | GatedInput, ...],
+    initial: Array | States | None,
+    reverse: bool,
+    last_only: bool,
+) -> Recurrence:
+    """Checks the arguments of `linear_scan` and brings them into the back ends' form."""
+    make = _coupled if isinstance(transition, CoupledTransition) else _dense
+    problem = make(transition, inputs, initial)
+    walk = dataclasses.replace(problem.walk, reverse=reverse, last_only=last_only)
+    return problem._replace(walk=walk)
+
+
+def _dense(matrices, inputs, initial) -> Recurrence:
     if matrices.shape[:-1] != inputs.shape or matrices.shape[-1:] != inputs.shape[-1:]:
         raise ValueError(
             f"transition {matrices.shape} does not fit inputs {inputs.shape}: "
             "expected (*b, t, n, n) and (*b, t, n)"
         )
     dtype = _accumulation_dtype(matrices, inputs, *([] if initial is None else [initial]))
-    lanes = (*inputs.shape[:-2], inputs.shape[-1])
+    lanes, steps = (*inputs.shape[:-2], inputs.shape[-1]), inputs.shape[-2]
     initial = jnp.zeros(lanes, dtype) if initial is None else _checked_initial(initial, lanes)
-    matrices, inputs = jnp.moveaxis(matrices, -3, 0), jnp.moveaxis(inputs, -2, 0)
-    matrices, inputs, initial = (x.astype(dtype) for x in (matrices, inputs, initial))
-    states = _dense_time_major(matrices, inputs, initial, backend, reverse, last_only)
-    return states if last_only else jnp.moveaxis(states, 0, -2)
+    walk = Walk(dense_step, inputs.ndim - 2, together=True)
+    return Recurrence(walk, (), (matrices, inputs), initial.astype(dtype), steps)
 
 
 def _accumulation_dtype(*arrays: Array) -> jnp.dtype:
@@ -96,26 +147,8 @@ def _checked_initial(initial: Array, lanes: tuple) -> Array:
     return initial
 
 
-def _dense_time_major(matrices, inputs, initial, backend, reverse, last_only):
-    if backend == "auto":
-        backend = choose_backend(inputs.shape[0])
-    if reverse:
-        matrices, inputs = matrices[::-1], inputs[::-1]
-    if backend == "sequential":
-        states = scan_states(_dense_step, last_only, None, (matrices, inputs), initial)
-    else:
-        states = scan_associative(matrices, inputs, initial)
-        states = states[-1] if last_only else states
-    return states[::-1] if reverse and not last_only else states
-
-
-def _dense_step(_, slice_t, state):
-    matrix, offset = slice_t
-    return jnp.einsum("...ij,...j->...i", matrix, state) + offset
-
-
-def _coupled_scan(transition, inputs, initial, backend, reverse, last_only):
-    inputs = tuple(GatedInput(None, x) if not isinstance(x, GatedInput) else x for x in inputs)
+def _coupled(transition, inputs, initial) -> Recurrence:
+    inputs = _gated(inputs)
     if len(inputs) != transition.states:
         raise ValueError(f"{transition.states} states need as many inputs; got {len(inputs)}")
     steps, lanes = _coupled_shape(transition, inputs)
@@ -128,47 +161,18 @@ def _coupled_scan(transition, inputs, initial, backend, reverse, last_only):
             f"{transition.states} states need as many initial ones; got {len(initial)}"
         )
     initial = tuple(_checked_initial(x, lanes).astype(dtype) for x in initial)
-    if backend == "auto":
-        backend = choose_backend(steps)
-    if backend == "associative":
-        offsets = jnp.stack([jnp.broadcast_to(_offset(x), (steps, *lanes)) for x in inputs], -1)
-        states = _dense_time_major(
-            dense_matrix(transition), offsets, jnp.stack(initial, -1), backend, reverse, last_only
-        )
-        return tuple(jnp.moveaxis(states, -1, 0))
-    return _coupled_sequential(transition, inputs, initial, reverse, last_only, steps)
+    return Recurrence(*coupled_walk(transition, inputs, steps), initial, steps)
 
 
-def _coupled_sequential(transition, inputs, initial, reverse, last_only, steps):
-    constant = tuple(x.drive[0] if x.drive.shape[0] == 1 != steps else None for x in inputs)
-    varying = tuple(x.drive if c is None else None for x, c in zip(inputs, constant, strict=True))
-    shared = (transition.spectrum, constant)
-    sliced = (transition.local, transition.coupled, tuple(x.gate for x in inputs), varying)
-    if reverse:
-        sliced = jax.tree.map(lambda x: x[::-1], sliced)
-    states = scan_states(_coupled_step, last_only, shared, sliced, initial)
-    return jax.tree.map(lambda x: x[::-1], states) if reverse and not last_only else states
-
-
-def _coupled_step(shared, slice_t, state):
-    spectrum, constant = shared
-    local, coupled, gates, varying = slice_t
-    moved = multiply_entries(local, coupled, spectrum, state)
-    drives = (v if c is None else c for c, v in zip(constant, varying, strict=True))
-    return tuple(
-        m + (d if g is None else g * d) for m, d, g in zip(moved, drives, gates, strict=True)
-    )
-
-
-def _offset(x: GatedInput) -> Array:
-    return x.drive if x.gate is None else x.gate * x.drive
+def _gated(inputs: tuple[Array | GatedInput, ...]) -> tuple[GatedInput, ...]:
+    return tuple(x if isinstance(x, GatedInput) else GatedInput(None, x) for x in inputs)
 
 
 def _coupled_shape(transition, inputs):
     """Returns the number of steps and the shape of the lanes."""
     gates = jax.tree.leaves((transition.local, transition.coupled))
     arrays = gates + jax.tree.leaves(inputs)
-    steps = max(x.shape[0] for x in arrays)
+    steps = max((x.shape[0] for x in gates or arrays), default=0)
     wrong = [x.shape for x in gates if x.shape[0] != steps]
     wrong += [x.gate.shape for x in inputs if x.gate is not None and x.gate.shape[0] != steps]
     wrong += [x.drive.shape for x in inputs if x.drive.shape[0] not in (1, steps)]
@@ -176,3 +180,27 @@ def _coupled_shape(transition, inputs):
         raise ValueError(f"every gate and input needs {steps} leading time steps; got {wrong}")
     lanes = jnp.broadcast_shapes(transition.spectrum.shape, *(x.shape[1:] for x in arrays))
     return steps, lanes
+
+
+def _associative(transition, inputs, problem: Recurrence):
+    walk, initial = problem.walk, problem.initial
+    if isinstance(transition, CoupledTransition):
+        lanes = initial[0].shape
+        matrices = dense_matrix(transition.with_lanes(len(lanes)))
+        drives = [x.drive if x.gate is None else x.gate * x.drive for x in _gated(inputs)]
+        offsets = [jnp.broadcast_to(x, (problem.steps, *lanes)) for x in drives]
+        states = _time_major(walk, matrices, jnp.stack(offsets, -1), jnp.stack(initial, -1))
+        return tuple(jnp.moveaxis(states, -1, 0))
+    matrices, offsets = jnp.moveaxis(transition, -3, 0), jnp.moveaxis(inputs, -2, 0)
+    matrices, offsets = matrices.astype(initial.dtype), offsets.astype(initial.dtype)
+    states = _time_major(walk, matrices, offsets, initial)
+    return states if walk.last_only else jnp.moveaxis(states, 0, -2)
+
+
+def _time_major(walk, matrices, offsets, initial):
+    if walk.reverse:
+        matrices, offsets = matrices[::-1], offsets[::-1]
+    states = scan_associative(matrices, offsets, initial)
+    if walk.last_only:
+        return states[-1]
+    return states[::-1] if walk.reverse else states

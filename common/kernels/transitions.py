@@ -1,10 +1,13 @@
 """Transition matrices of a linear recurrence: dense, or gates coupled through one spectrum."""
 
-from typing import NamedTuple
+import dataclasses
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
-from common.array_types import Array, Complex
+from common.array_types import Array, Complex, Inexact, PyTree
+from common.kernels.scan_sequential import Walk
 
 Entries = tuple[tuple[Array | None, ...], ...]
 
@@ -81,3 +84,52 @@ def dense_matrix(transition: CoupledTransition) -> Complex[Array, "t ... n n"]:
         for local_row, coupled_row in zip(transition.local, transition.coupled, strict=True)
     ]
     return jnp.stack(rows, -2)
+
+
+def dense_step(
+    _: PyTree, slice_t: tuple[Array, Array], state: Inexact[Array, "*b n"]
+) -> Inexact[Array, "*b n"]:
+    """Returns M s + b. Elementwise: XLA has no fast product of very small matrices on a CPU."""
+    matrix, offset = slice_t
+    return (matrix * state[..., None, :]).sum(-1) + offset
+
+
+@dataclasses.dataclass(frozen=True)
+class CoupledStep:
+    """Step of a coupled recurrence over arrays of which none comes twice.
+
+    Attributes:
+        layout: (local, coupled, gates, drives) with the number of an array in place of the array,
+            or None.
+    """
+
+    layout: Any
+
+    def __call__(self, shared: PyTree, slice_t: list[Array], state: tuple[Array, ...]) -> PyTree:
+        """Returns (local + spectrum * coupled) state + gates * drives."""
+        spectrum, constant = shared
+        local, coupled, gates, varying = jax.tree.map(lambda i: slice_t[i], self.layout)
+        moved = multiply_entries(local, coupled, spectrum, state)
+        drives = (v if c is None else c for c, v in zip(constant, varying, strict=True))
+        return tuple(
+            m + (d if g is None else g * d) for m, d, g in zip(moved, drives, gates, strict=True)
+        )
+
+
+def coupled_walk(
+    transition: CoupledTransition, inputs: tuple[GatedInput, ...], steps: int
+) -> tuple[Walk, PyTree, list[Array]]:
+    """Returns walk, shared and sliced arrays of a coupled recurrence for `scan_states`."""
+    constant = tuple(x.drive[0] if x.drive.shape[0] == 1 != steps else None for x in inputs)
+    varying = tuple(x.drive if c is None else None for x, c in zip(inputs, constant, strict=True))
+    gates = tuple(x.gate for x in inputs)
+    layout, sliced = without_repeats((transition.local, transition.coupled, gates, varying))
+    return Walk(CoupledStep(layout), unroll=True), (transition.spectrum, constant), sliced
+
+
+def without_repeats(tree: PyTree) -> tuple[PyTree, list[Array]]:
+    """Returns the tree with numbers for arrays, and the arrays: one in two places comes once."""
+    numbers: dict[int, int] = {}
+    layout = jax.tree.map(lambda x: numbers.setdefault(id(x), len(numbers)), tree)
+    leaves = {id(x): x for x in jax.tree.leaves(tree)}
+    return layout, list(leaves.values())

@@ -1,38 +1,64 @@
-"""Times the back ends of `linear_scan` beside each other on the shapes of the Q/K/A block.
+"""Times the back ends of `linear_scan` beside each other.
 
-    python -m experiments.benchmarks.scan [--quick] [--out=FILE]
+    python -m experiments.benchmarks.scan [--quick] [--cases=S1,L64] [--out=FILE]
 
-The reference is 'associative': `lax.associative_scan` over dense 3 x 3 matrices.
+The measure is 'V1', the reference design: `lax.associative_scan` with einsum over dense complex
+3 x 3 matrices that are ready-made, so that their construction costs it nothing. 'associative' is
+the same scan as a back end, which builds the matrices from the gates. Backward passes give the
+gradients of every array, for a random cotangent. 'copy' is x + 1 over as many bytes as the scan
+must read and write at the least, compiled and timed in the same round.
 """
 
 import argparse
-import dataclasses
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import lax
 
-from common.kernels import linear_scan
-from common.kernels.cases import BENCHMARK_CASES, ScanCase, coupled_arguments
+from common.array_types import Array, PyTree
+from common.kernels import CoupledTransition, GatedInput, linear_scan
+from common.kernels.cases import (
+    BENCHMARK_CASES,
+    DENSE_BENCHMARK_CASES,
+    ScanCase,
+    coupled_arguments,
+    dense_arguments,
+    random_array,
+)
+from common.kernels.reference import widen
 from common.kernels.scan import Backend
-from experiments.benchmarks.timing import Compiled, measure_in_turn, write_json
+from common.kernels.scan_associative import compose
+from common.kernels.transitions import dense_matrix, without_repeats
+from experiments.benchmarks.plots import draw_scan_cost
+from experiments.benchmarks.timing import Compiled, measure_in_turn, print_table, write_json
 
-BACKENDS: tuple[Backend, ...] = ("associative", "sequential")
+CASES = BENCHMARK_CASES + DENSE_BENCHMARK_CASES
+QUICK = ("S1", "L1", "L16", "L64")
 PASSES = ("forward", "forward+backward")
+MATRICES_UP_TO = 4096
+"""Steps; beyond, V1 and 'associative' would take gigabytes and minutes to compile."""
 
 
 def main() -> int:
     """Runs the command line."""
     parser = argparse.ArgumentParser(description="Times the back ends of linear_scan.")
-    parser.add_argument("--quick", action="store_true", help="the last case alone, three repeats")
+    parser.add_argument("--quick", action="store_true", help="few cases, three repeats")
+    parser.add_argument("--cases", help="names of cases, with commas between them")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/scan.json"))
     flags = parser.parse_args()
-    cases = BENCHMARK_CASES[-1:] if flags.quick else BENCHMARK_CASES
-    rows = [row for case in cases for row in time_case(case, 3 if flags.quick else 9)]
+    default = QUICK if flags.quick else [case.name for case in CASES]
+    names = flags.cases.split(",") if flags.cases else default
+    if unknown := set(names) - {case.name for case in CASES}:
+        parser.error(f"no case {sorted(unknown)}; there are {[case.name for case in CASES]}")
+    rows = []
+    for case in (case for case in CASES if case.name in names):
+        rows += time_case(case, 3 if flags.quick else 9)
     write_json(flags.out, rows)
+    draw_scan_cost(rows, flags.out.with_suffix(".png"))
     return 0
 
 
@@ -40,31 +66,128 @@ def time_case(case: ScanCase, repeats: int) -> list[dict[str, Any]]:
     """Times one case with every back end, forward and backward, and prints the rows."""
     rows = []
     for name in PASSES:
-        functions = [pass_of(name, case, backend) for backend in BACKENDS]
-        arguments = coupled_arguments(case)
-        results = measure_in_turn([Compiled(f, *arguments) for f in functions], repeats)
-        for backend, result in zip(BACKENDS, results, strict=True):
-            row: dict[str, Any] = {"case": case.name, "pass": name, "backend": backend}
-            row |= dataclasses.asdict(result)
-            row["cpu_ratio_to_associative"] = results[0].cpu_ms / result.cpu_ms
-            rows.append(row)
-            print("  ".join(f"{k} {v:.3g}" if isinstance(v, float) else v for k, v in row.items()))
+        problem = Problem(case, backward=name == PASSES[1])
+        compiled = {"copy": problem.compiled_copy()}
+        unavailable = {}
+        for backend in ("V1", *(b for b in get_args(Backend) if b != "auto")):
+            try:
+                compiled[backend] = problem.compiled(backend)
+            except ValueError as error:
+                unavailable[backend] = str(error)
+        results = dict(
+            zip(compiled, measure_in_turn(list(compiled.values()), repeats), strict=True)
+        )
+        for backend, result in results.items():
+            rows.append({"case": case.name, "steps": case.steps, "pass": name, "backend": backend})
+            rows[-1] |= vars(result) | problem.comparison(results, backend, compiled[backend])
+        rows += [
+            {"case": case.name, "steps": case.steps, "pass": name, "backend": b, "unavailable": why}
+            for b, why in unavailable.items()
+        ]
+    print_table(rows)
     return rows
 
 
-def pass_of(name: str, case: ScanCase, backend: Backend) -> Callable[..., Any]:
-    """Returns the scan of a case, or the gradient of a sum over it in every array."""
+class Problem:
+    """One case, forward alone or with the gradients.
 
-    def forward(transition, inputs, initial):
-        return linear_scan(transition, inputs, initial, backend=backend, output=case.output)
+    Args:
+        case: the shapes.
+        backward: whether to take the gradients too.
+    """
 
-    def loss(*arguments):
-        return sum(jnp.sum(s.real**2 + s.imag**2) for s in forward(*arguments))
+    def __init__(self, case: ScanCase, backward: bool):
+        self.case, self.backward = case, backward
+        dense = case in DENSE_BENCHMARK_CASES
+        arguments = dense_arguments(case) if dense else coupled_arguments(case)
+        self.layout, self.leaves = without_repeats(arguments)
+        self.leaves = [jnp.asarray(x) for x in self.leaves]
+        shapes = jax.eval_shape(self._scan("sequential"), self.leaves)
+        rng = np.random.default_rng(1)
+        self.weights = [jnp.asarray(random_array(rng, s.shape, str(s.dtype))) for s in shapes]
+        self._exact = self._solve_exactly()
 
-    def backward(*arguments):
-        return jax.grad(loss, argnums=(0, 1))(*arguments)
+    def compiled(self, backend: str) -> Compiled:
+        """Returns a back end, or V1, compiled for the case."""
+        if backend in ("V1", "associative") and self.case.steps > MATRICES_UP_TO:
+            raise ValueError(f"left out beyond {MATRICES_UP_TO} steps")
+        if backend == "V1":
+            return self._compiled(self._v1, self._dense_leaves(), self._v1_weights())
+        return self._compiled(self._scan(backend), self.leaves, self.weights)
 
-    return forward if name == "forward" else backward
+    def compiled_copy(self) -> Compiled:
+        """Returns a copy of as many bytes as the scan must read and write."""
+        states, arguments = _bytes(self.weights), _bytes(self.leaves)
+        total = arguments + states + (states + arguments if self.backward else 0)
+        return Compiled(lambda x: x + 1, jnp.zeros(total // 8, jnp.float32))
+
+    def comparison(self, results: dict, backend: str, compiled: Compiled) -> dict[str, float]:
+        """Returns a row's ratios to V1 and to the copy, and its error."""
+        mine, row = results[backend], {}
+        if "V1" in results:
+            row["cpu_ratio_to_V1"] = results["V1"].cpu_ms / mine.cpu_ms
+            if results["V1"].temporary_mb:
+                row["memory_share_of_V1"] = mine.temporary_mb / results["V1"].temporary_mb
+        row["copy_fraction"] = results["copy"].wall_ms / mine.wall_ms
+        if backend not in ("copy", "V1"):
+            row["error"] = _largest_error(compiled.result(), self._exact)
+        return row
+
+    def _compiled(self, scan: Any, leaves: PyTree, weights: PyTree) -> Compiled:
+        def with_gradients(leaves, weights):
+            states, pullback = jax.vjp(scan, leaves)
+            return states, pullback(weights)[0]
+
+        if self.backward:
+            return Compiled(with_gradients, leaves, weights)
+        return Compiled(lambda leaves: scan(leaves), leaves)
+
+    def _scan(self, backend: Any) -> Any:
+        def scan(leaves):
+            arguments = jax.tree.map(lambda i: leaves[i], self.layout)
+            options: Any = {"reverse": self.case.reverse, "output": self.case.output}
+            states = linear_scan(*arguments, backend=backend, **options)
+            return list(states) if isinstance(states, tuple) else [states]
+
+        return scan
+
+    def _solve_exactly(self) -> PyTree:
+        with jax.enable_x64(True):
+            leaves, weights = jax.tree.map(widen, (self.leaves, self.weights))
+            states, pullback = jax.vjp(self._scan("sequential"), leaves)
+            out = (states, pullback(weights)[0]) if self.backward else states
+            return jax.tree.map(np.asarray, out)
+
+    def _dense_leaves(self) -> tuple[Array, Array]:
+        """Returns matrices and offsets with time in front, as V1 likes them best."""
+        transition, inputs, _ = jax.tree.map(lambda i: self.leaves[i], self.layout)
+        if not isinstance(transition, CoupledTransition):
+            return jnp.moveaxis(transition, -3, 0), jnp.moveaxis(inputs, -2, 0)
+        pairs = [x if isinstance(x, GatedInput) else GatedInput(None, x) for x in inputs]
+        shape = (self.case.steps, *self.case.batch)
+        drives = [x.drive if x.gate is None else x.gate * x.drive for x in pairs]
+        offsets = jnp.stack([jnp.broadcast_to(x, shape) for x in drives], -1)
+        matrices = dense_matrix(transition.with_lanes(len(self.case.batch)))
+        return jnp.broadcast_to(matrices, (*offsets.shape, len(pairs))), offsets
+
+    def _v1_weights(self) -> Array:
+        if self.case in DENSE_BENCHMARK_CASES:
+            return jnp.moveaxis(self.weights[0], -2, 0)
+        return jnp.stack(self.weights, -1)
+
+    def _v1(self, leaves: tuple[Array, Array]) -> Array:
+        states = lax.associative_scan(compose, leaves)[1]
+        return states[-1] if self.case.output == "last" else states
+
+
+def _bytes(arrays: list[Array]) -> int:
+    return sum(x.nbytes for x in arrays)
+
+
+def _largest_error(actual: PyTree, expected: PyTree) -> float:
+    """Returns the largest error of an array, relative to that array's largest value."""
+    pairs = zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True)
+    return max(float(np.abs(np.asarray(x) - y).max() / np.abs(y).max()) for x, y in pairs)
 
 
 if __name__ == "__main__":

@@ -56,6 +56,10 @@ class Compiled:
         self._wall.append(time.perf_counter() - wall)
         self._cpu.append(time.process_time() - cpu)
 
+    def result(self) -> Any:
+        """Returns what the function returns."""
+        return self._call(*self._arguments)
+
     def measurement(self) -> Measurement:
         """Returns the medians of the calls so far."""
         memory = self._call.memory_analysis()
@@ -73,6 +77,23 @@ def measure_in_turn(compiled: Sequence[Compiled], repeats: int) -> list[Measurem
         for function in compiled:
             function.time_once()
     return [function.measurement() for function in compiled]
+
+
+def print_table(rows: Sequence[dict[str, Any]]) -> None:
+    """Prints rows of equal keys below each other, and those that lack them as sentences."""
+    keys = list(dict.fromkeys(key for row in rows for key in row if key != "unavailable"))
+    cells = [[_cell(row.get(key, "")) for key in keys] for row in rows if "unavailable" not in row]
+    widths = [max(len(line[i]) for line in [keys, *cells]) for i in range(len(keys))]
+    for line in [keys, *cells]:
+        print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
+    for row in rows:
+        if "unavailable" in row:
+            print(f"{row['case']}, {row['pass']}, {row['backend']}: {row['unavailable']}")
+    print(flush=True)
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def write_json(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from common.data.images import IMAGENET_MEAN, IMAGENET_STD
+from common.data.images import denormalise
 from common.data.tfrecord import MAX_SIDE, StrPath, check_image_size, open_data_file
 from common.errors import DataError
 
@@ -128,10 +128,8 @@ class _Arrays:
         image = self._images[index]
         if image.dtype != np.uint8:
             image = image.astype(np.float32)
-            if image.min() < 0 or image.max() > 1:
-                mean = np.asarray(IMAGENET_MEAN, np.float32)
-                image = image * np.asarray(IMAGENET_STD, np.float32) + mean
-            image = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
+            in_range = image.min() >= 0 and image.max() <= 1
+            image = np.rint(image * 255).astype(np.uint8) if in_range else denormalise(image)
         return Image.fromarray(image)
 
     def identity(self) -> Iterator[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from common.data.folders import LAYOUTS, FolderImages, find_image_sets
-from common.data.images import IMAGENET_MEAN, IMAGENET_STD
+from common.data.images import normalise_bytes
 from common.data.tfrecord import StrPath, check_image_size, read_image_example, read_tfrecord
 from common.errors import DataError
 
@@ -34,7 +34,7 @@ def read_records(path: StrPath, image_size: int) -> Iterator[tuple[np.ndarray, i
     """
     size = check_image_size(image_size)
     path = Path(path)
-    if files := _tfrecord_files(path):
+    if files := find_tfrecords(path):
         return _read_tfrecords(files, size)
     if path.suffix.lower() == ".npz" or (os.path.isdir(path) and find_image_sets(path)):
         return _read_grey(FolderImages(path, size))
@@ -43,7 +43,7 @@ def read_records(path: StrPath, image_size: int) -> Iterator[tuple[np.ndarray, i
     raise DataError(f"{path}: {what}; expected *.tfrecord, *.npz, or a folder with {KNOWN}")
 
 
-def _tfrecord_files(path: Path) -> list[Path]:
+def find_tfrecords(path: Path) -> list[Path]:
     """Returns the TFRecord files that `path` is or holds, in the order of their paths."""
     if not os.path.isdir(path):
         return [path] if os.path.exists(path) and TFRECORD_NAME.fullmatch(path.name) else []
@@ -66,8 +66,6 @@ def _read_tfrecords(files: list[Path], image_size: int) -> Iterator[tuple[np.nda
 
 
 def _read_grey(source: FolderImages) -> Iterator[tuple[np.ndarray, int]]:
-    grey = np.arange(256, dtype=np.float32)[:, None] / 255.0
-    table = (grey - np.array(IMAGENET_MEAN, np.float32)) / np.array(IMAGENET_STD, np.float32)
     for index in range(len(source)):
         example = source[index]
-        yield table[example["image"]], int(example["label"])
+        yield normalise_bytes(example["image"]), int(example["label"])

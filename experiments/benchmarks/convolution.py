@@ -8,12 +8,10 @@ by its own rule; 'copy' is x + 1. Ratios are to the first row of a case and pass
 give the gradients of every array, for a random cotangent.
 """
 
-import argparse
 import dataclasses
 import sys
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -26,7 +24,13 @@ from common.kernels import causal_conv, film, spectral_conv_2d
 from common.kernels.cases import random_array
 from common.kernels.reference import widen
 from common.kernels.spectral import Boundary
-from experiments.benchmarks.timing import Compiled, measure_in_turn, print_table, write_json
+from experiments.benchmarks.timing import (
+    Compiled,
+    measure_in_turn,
+    print_table,
+    read_flags,
+    write_json,
+)
 
 PASSES = ("forward", "forward+backward")
 LAX_UP_TO = 25
@@ -127,19 +131,14 @@ QUICK = ("map_16_3", "map_16_9", "causal_128_4", "film_32")
 
 def main() -> int:
     """Runs the command line."""
-    parser = argparse.ArgumentParser(description="Times convolutions and FiLM.")
-    parser.add_argument("--quick", action="store_true", help="few cases, five repeats")
-    parser.add_argument("--cases", help="names of cases, with commas between them")
-    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/convolution.json"))
-    flags = parser.parse_args()
-    default = QUICK if flags.quick else [case.name for case in CASES]
-    names = flags.cases.split(",") if flags.cases else default
-    if unknown := set(names) - {case.name for case in CASES}:
-        parser.error(f"no case {sorted(unknown)}; there are {[case.name for case in CASES]}")
+    cases = {case.name: case for case in CASES}
+    names, quick, out = read_flags(
+        "Times convolutions and FiLM.", list(cases), QUICK, "runs/benchmarks/convolution.json"
+    )
     rows = []
-    for case in (case for case in CASES if case.name in names):
-        rows += time_case(case, 5 if flags.quick else 15)
-    write_json(flags.out, rows)
+    for name in names:
+        rows += time_case(cases[name], 5 if quick else 15)
+    write_json(out, rows)
     return 0
 
 

@@ -9,9 +9,7 @@ gradients of every array, for a random cotangent. 'copy' is x + 1 over as many b
 must read and write at the least, compiled and timed in the same round.
 """
 
-import argparse
 import sys
-from pathlib import Path
 from typing import Any, get_args
 
 import jax
@@ -34,7 +32,13 @@ from common.kernels.scan import Backend
 from common.kernels.scan_associative import compose
 from common.kernels.transitions import dense_matrix, without_repeats
 from experiments.benchmarks.plots import draw_scan_cost
-from experiments.benchmarks.timing import Compiled, measure_in_turn, print_table, write_json
+from experiments.benchmarks.timing import (
+    Compiled,
+    measure_in_turn,
+    print_table,
+    read_flags,
+    write_json,
+)
 
 CASES = BENCHMARK_CASES + DENSE_BENCHMARK_CASES
 QUICK = ("S1", "L1", "L16", "L64")
@@ -45,20 +49,15 @@ MATRICES_UP_TO = 4096
 
 def main() -> int:
     """Runs the command line."""
-    parser = argparse.ArgumentParser(description="Times the back ends of linear_scan.")
-    parser.add_argument("--quick", action="store_true", help="few cases, three repeats")
-    parser.add_argument("--cases", help="names of cases, with commas between them")
-    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/scan.json"))
-    flags = parser.parse_args()
-    default = QUICK if flags.quick else [case.name for case in CASES]
-    names = flags.cases.split(",") if flags.cases else default
-    if unknown := set(names) - {case.name for case in CASES}:
-        parser.error(f"no case {sorted(unknown)}; there are {[case.name for case in CASES]}")
+    cases = {case.name: case for case in CASES}
+    names, quick, out = read_flags(
+        "Times the back ends of linear_scan.", list(cases), QUICK, "runs/benchmarks/scan.json"
+    )
     rows = []
-    for case in (case for case in CASES if case.name in names):
-        rows += time_case(case, 3 if flags.quick else 9)
-    write_json(flags.out, rows)
-    draw_scan_cost(rows, flags.out.with_suffix(".png"))
+    for name in names:
+        rows += time_case(cases[name], 3 if quick else 9)
+    write_json(out, rows)
+    draw_scan_cost(rows, out.with_suffix(".png"))
     return 0
 
 

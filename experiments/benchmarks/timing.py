@@ -1,5 +1,6 @@
 """Measures compiled functions."""
 
+import argparse
 import dataclasses
 import json
 import math
@@ -94,6 +95,31 @@ def print_table(rows: Sequence[dict[str, Any]]) -> None:
 
 def _cell(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def read_flags(
+    description: str, cases: Sequence[str], quick: Sequence[str], out: str
+) -> tuple[list[str], bool, Path]:
+    """Reads the command line that the kernels' benchmarks share.
+
+    Args:
+        description: what is timed.
+        cases: names of all cases.
+        quick: names of those that --quick takes.
+        out: default of --out, a JSON file.
+
+    Returns:
+        The names of the chosen cases in their own order, whether --quick was given, and --out.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--quick", action="store_true", help="few cases, fewer repeats")
+    parser.add_argument("--cases", help="names of cases, with commas between them")
+    parser.add_argument("--out", type=Path, default=Path(out))
+    flags = parser.parse_args()
+    names = set(flags.cases.split(",") if flags.cases else quick if flags.quick else cases)
+    if unknown := names - set(cases):
+        parser.error(f"no case {sorted(unknown)}; there are {list(cases)}")
+    return [name for name in cases if name in names], flags.quick, flags.out
 
 
 def write_json(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -3,24 +3,24 @@
 import dataclasses
 import hashlib
 import math
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from common.data.folders import FolderImages, find_image_sets, read_png
-from common.data.images import IMAGENET_MEAN, IMAGENET_STD
+from common.data.images import grey_bytes
 from common.data.pathfinder import find_markers, shortcut_features
 from common.data.pathfinder.manifest import MANIFEST, find_damage, read_manifest, shards_of
+from common.data.pipeline import Source
+from common.data.records import find_tfrecords
 from common.data.tfrecord import TFRecordImages, decode_example, read_tfrecord
 from common.errors import DataError, UserError
 from experiments.reports.contact_sheet import contact_sheet
 
 SPLIT_FOLDERS = ("train", "val", "validation", "test")
-TFRECORD_NAME = re.compile(r"[^.].*\.tfrecords?(-\d+-of-\d+)?")
 SHORTCUT_IMAGES = 4000
 PUBLISHED_RADIUS = 5 / 300
 FOLDS = 10
@@ -30,14 +30,6 @@ DEPTHS = ("*/", "*/*/", "*/*/*/")
 SHEET_IMAGES = 64
 
 Report = Callable[[int, int], None]
-
-
-class Source(Protocol):
-    """Offers labelled images by number."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> dict[str, np.ndarray]: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,12 +171,14 @@ def _open_tfds(folder: Path) -> tuple[str, dict[str, Source], int]:
 def _open_folders(folder: Path) -> tuple[str, dict[str, Source], int]:
     """Opens TFRecords or PNG files, with one folder for each split or all in one."""
     parts = {name: folder / name for name in SPLIT_FOLDERS if (folder / name).is_dir()}
-    parts = {name: part for name, part in parts.items() if _records(part) or _has_images(part)}
+    parts = {
+        name: part for name, part in parts.items() if find_tfrecords(part) or _has_images(part)
+    }
     parts = parts or {"all": folder}
     first = next(iter(parts.values()))
-    if records := _records(first):
+    if records := find_tfrecords(first):
         size = _record_size(records[0])
-        splits = {name: _GreyRecords(_records(part), size) for name, part in parts.items()}
+        splits = {name: TFRecordImages(find_tfrecords(part), size) for name, part in parts.items()}
         return "TFRecord", dict(splits), size
     if not _has_images(first):
         raise DataError(
@@ -192,10 +186,6 @@ def _open_folders(folder: Path) -> tuple[str, dict[str, Source], int]:
         )
     size = _png_size(first)
     return "PNG", {name: FolderImages(part, size) for name, part in parts.items()}, size
-
-
-def _records(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.rglob("*") if TFRECORD_NAME.fullmatch(p.name) and p.is_file())
 
 
 def _has_images(folder: Path) -> bool:
@@ -217,22 +207,6 @@ def _png_size(folder: Path) -> int:
     return read_png(next(find_image_sets(folder)[0].glob("*/*.png"))).width
 
 
-class _GreyRecords:
-    """TFRecord images as the grey bytes that they were made from."""
-
-    def __init__(self, paths: Sequence[Path], image_size: int):
-        self._source = TFRecordImages(list(paths), image_size)
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        example = self._source[index]
-        grey = example["image"][..., 0] * IMAGENET_STD[0] + IMAGENET_MEAN[0]
-        image = np.rint(np.clip(grey, 0, 1) * 255).astype(np.uint8)
-        return {"image": image, "label": example["label"]}
-
-
 def _scan_all(data: Dataset, report: Report) -> dict[str, Scan]:
     total = sum(map(len, data.splits.values()))
     scans, before = {}, 0
@@ -249,7 +223,7 @@ def _scan(source: Source, report: Callable[[int], None]) -> Scan:
 
     def read(start: int) -> list[tuple[int, bytes]]:
         examples = [source[i] for i in range(start, min(start + BATCH, count))]
-        return [(int(e["label"]), hashlib.sha256(e["image"].tobytes()).digest()) for e in examples]
+        return [(int(e["label"]), _pixel_digest(e["image"])) for e in examples]
 
     labels, digests = [], []
     with ThreadPoolExecutor() as pool:
@@ -258,6 +232,14 @@ def _scan(source: Source, report: Callable[[int], None]) -> Scan:
             digests += [digest for _, digest in found]
             report(len(labels))
     return Scan(np.array(labels, np.uint8), digests)
+
+
+def _pixel_digest(image: np.ndarray) -> bytes:
+    return hashlib.sha256(grey_bytes(image).tobytes()).digest()
+
+
+def _read_images(source: Source, numbers: np.ndarray) -> np.ndarray:
+    return np.stack([grey_bytes(source[int(i)]["image"]) for i in numbers])
 
 
 def choose_pairs(labels: np.ndarray, most: int, seed: int = 0) -> np.ndarray:
@@ -321,7 +303,7 @@ def _shortcut_lines(data: Dataset, scans: Mapping[str, Scan]) -> Iterable[str]:
     if len(chosen) < 2 * FOLDS:
         yield f"shortcuts: not measured, fewer than {FOLDS} images of one label in {name}"
         return
-    images = np.stack([data.splits[name][int(i)]["image"] for i in chosen])
+    images = _read_images(data.splits[name], chosen)
     markers = find_markers(images, data.radius)
     yield (
         f"shortcuts: accuracy of logistic regressions, {FOLDS}-fold cross-validated on "
@@ -337,7 +319,7 @@ def _save_sheet(data: Dataset, scans: Mapping[str, Scan], path: Path) -> Path:
     name = _largest(scans)
     labels = scans[name].labels
     first = np.concatenate([np.flatnonzero(labels == label)[:SHEET_IMAGES] for label in (0, 1)])
-    images = np.stack([data.splits[name][int(i)]["image"] for i in first])
+    images = _read_images(data.splits[name], first)
     title = f"{data.title}, {name}: {len(labels):,} images"
     try:
         contact_sheet(images, labels[first], title).save(path)

@@ -299,7 +299,7 @@ def _draw_scene(stream, paddles, seed_distance, counts, shape, tables, low, high
 
 
 @jit
-def fill_scenes(seed, start, lengths, counts, tables, paddles, placed, markers, headings):
+def fill_scenes(seed, start, lengths, counts, tables, paddles, placed, markers):
     """Fills the scenes `start` ... `start + n - 1` of `seed`. Even numbers are positive.
 
     Args:
@@ -311,8 +311,6 @@ def fill_scenes(seed, start, lengths, counts, tables, paddles, placed, markers, 
         paddles: (n, p, 4), filled: the marked tail's contour, the other target, the distractors.
         placed: (n,), filled: how many rows of `paddles` are there; 0 where there was no room.
         markers: (n, 2, 2), filled: (y, x) of the marked tail and the marked head.
-        headings: (n, 2), filled: cosines between the direction from a marker to the other one and
-            the contour that sets out from it.
     """
     window, padding, seed_distance, paddle_length, margin, clearance = lengths
     length = counts[0]
@@ -338,8 +336,3 @@ def fill_scenes(seed, start, lengths, counts, tables, paddles, placed, markers, 
         own = paddles[i, :length]
         end = own[-1] if index % 2 == 0 else paddles[i, 2 * length - 1]
         markers[i, 0], markers[i, 1] = own[0, :2], end[2:]
-        between = markers[i, 1] - markers[i, 0]
-        apart = paddle_length * math.sqrt(between[0] ** 2 + between[1] ** 2)
-        first, last = own[0, 2:] - own[0, :2], end[2:] - end[:2]
-        headings[i, 0] = (first[0] * between[0] + first[1] * between[1]) / apart
-        headings[i, 1] = (last[0] * between[0] + last[1] * between[1]) / apart

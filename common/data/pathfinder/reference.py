@@ -199,7 +199,7 @@ def _trace(stamped, count, length, distractor_length, tables, paddles):
 
 
 @jit
-def fill_scenes(seed, start, sizes, counts, tables, paddles, placed, markers, headings, stamped):
+def fill_scenes(seed, start, sizes, counts, tables, paddles, placed, markers, stamped):
     """Fills the scenes `start` ... `start + n - 1` of `seed`. Even numbers are positive.
 
     Args:
@@ -211,8 +211,6 @@ def fill_scenes(seed, start, sizes, counts, tables, paddles, placed, markers, he
         paddles: (n, p, 4), filled: the marked tail's contour, the other target, the distractors.
         placed: (n,), filled: how many rows of `paddles` are there; 0 where there was no room.
         markers: (n, 2, 2), filled: (y, x) of the marked tail and the marked head.
-        headings: (n, 2), filled: cosines between the direction from a marker to the other one and
-            the contour that sets out from it.
         stamped: (n, p + 2, 3) int32, filled: (way, y, x) of each paddle; then (y, x) of each disc.
     """
     window, padding, seed_distance = sizes
@@ -250,16 +248,6 @@ def fill_scenes(seed, start, sizes, counts, tables, paddles, placed, markers, he
             rows[-1, 1:] = rows[far, 1:]
         for k in range(2):
             markers[n, k, 0], markers[n, k, 1] = rows[k - 2, 1] + 0.25, rows[k - 2, 2] + 0.25
-        between = markers[n, 1] - markers[n, 0]
-        _compare(paddles[n, 0], between, headings[n], 0)
-        _compare(paddles[n, far], between, headings[n], 1)
-
-
-@jit
-def _compare(paddle, between, headings, k):
-    along = paddle[2:] - paddle[:2]
-    size = np.sqrt(np.sum(along**2) * np.sum(between**2))
-    headings[k] = np.sum(along * between) / max(size, 1e-9)
 
 
 @jit

@@ -51,7 +51,6 @@ class _Scenes(NamedTuple):
     paddles: np.ndarray
     placed: np.ndarray
     markers: np.ndarray
-    headings: np.ndarray
     stamped: np.ndarray | None
 
 
@@ -81,9 +80,19 @@ def draw_images(settings: PathfinderSettings, seed: int, start: int, count: int)
         drawing = (size / settings.window, settings.bar_thickness, float(settings.marker_radius))
         rendering.fill_images(scenes.paddles, scenes.placed, scenes.markers, drawing, images)
     labels = (1 - np.arange(start, start + count) % 2).astype(np.uint8)
+    headings = _headings(scenes, labels, settings.contour_length)
     return DrawnImages(
-        images, labels, scenes.markers.astype(np.float32), scenes.headings.astype(np.float32)
+        images, labels, scenes.markers.astype(np.float32), headings.astype(np.float32)
     )
+
+
+def _headings(scenes: _Scenes, labels: np.ndarray, length: int) -> np.ndarray:
+    """Returns the cosines that `DrawnImages` describes."""
+    last = np.where(labels == 1, length - 1, 2 * length - 1)
+    ends = np.stack([scenes.paddles[:, 0], scenes.paddles[np.arange(len(last)), last]], 1)
+    along, between = ends[..., 2:] - ends[..., :2], np.diff(scenes.markers, axis=1)
+    size = np.linalg.norm(along, axis=-1) * np.linalg.norm(between, axis=-1)
+    return np.sum(along * between, -1) / np.maximum(size, 1e-9)
 
 
 def _draw_scenes(settings: PathfinderSettings, seed: int, start: int, count: int) -> _Scenes:
@@ -91,15 +100,13 @@ def _draw_scenes(settings: PathfinderSettings, seed: int, start: int, count: int
     counts = (length, settings.distractors, settings.distractor_length)
     most = 2 * length + settings.distractors * settings.distractor_length
     paddles, placed = np.zeros((count, most, 4)), np.zeros(count, np.int64)
-    markers, headings = np.zeros((count, 2, 2)), np.zeros((count, 2))
+    markers = np.zeros((count, 2, 2))
     if settings.layout == "reference":
         stamped = np.zeros((count, most + 2, 3), np.int32)
         sizes = (int(settings.window), int(settings.padding), int(settings.seed_distance))
         tables = _stamps(settings).geometry
-        reference.fill_scenes(
-            seed, start, sizes, counts, tables, paddles, placed, markers, headings, stamped
-        )
-        return _checked(_Scenes(paddles, placed, markers, headings, stamped))
+        reference.fill_scenes(seed, start, sizes, counts, tables, paddles, placed, markers, stamped)
+        return _checked(_Scenes(paddles, placed, markers, stamped))
     lengths = (
         float(settings.window),
         float(settings.padding),
@@ -109,8 +116,8 @@ def _draw_scenes(settings: PathfinderSettings, seed: int, start: int, count: int
         float(settings.clearance),
     )
     tables = _turns(settings.continuity)
-    matched.fill_scenes(seed, start, lengths, counts, tables, paddles, placed, markers, headings)
-    return _checked(_Scenes(paddles, placed, markers, headings, None))
+    matched.fill_scenes(seed, start, lengths, counts, tables, paddles, placed, markers)
+    return _checked(_Scenes(paddles, placed, markers, None))
 
 
 def _checked(scenes: _Scenes) -> _Scenes:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from common.data.images import IMAGENET_MEAN, IMAGENET_STD
+from common.data.images import normalise_bytes
 from common.data.pathfinder.dataset import GENERATOR_VERSION
 from common.data.pathfinder.scene import draw_images
 from common.data.pathfinder.settings import PathfinderSettings
@@ -183,10 +183,6 @@ class TFRecordFormat:
     """The shards of the public notebooks: float32 images, less ImageNet's mean over deviation."""
 
     SPLITS = {"train": "train", "validation": "val", "test": "test"}
-    TABLE = (
-        (np.arange(256, dtype=np.float32) / np.float32(255.0))[:, None]
-        - np.array(IMAGENET_MEAN, np.float32)
-    ) / np.array(IMAGENET_STD, np.float32)
 
     def folder(self, settings: PathfinderSettings) -> str:
         """See `Format`."""
@@ -206,7 +202,7 @@ class TFRecordFormat:
         path.parent.mkdir(parents=True, exist_ok=True)
         with TFRecordWriter(path) as writer:
             for example in examples:
-                image = self.TABLE[example["image"]]
+                image = normalise_bytes(example["image"])
                 height, width, channels = image.shape
                 features = {
                     "image": image.astype("<f4").tobytes(),

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from common.data.folders import FolderImages
-from common.data.images import IMAGENET_MEAN, IMAGENET_STD
+from common.data.images import grey_bytes
 from common.data.pathfinder.dataset import SPLITS, PathfinderImages
 from common.data.pathfinder.features import find_markers
 from common.data.pathfinder.settings import PathfinderSettings
 from common.data.pipeline import Source, Subset, gather
+from common.data.records import find_tfrecords
 from common.data.tfrecord import TFRecordImages
 from common.errors import DataError, UserError
 
@@ -77,25 +78,9 @@ def hold_in_memory(source: Source, settings: PathfinderSettings) -> PathfinderIm
     )
 
 
-def grey_bytes(images: np.ndarray) -> np.ndarray:
-    """Turns images as a source gives them into grey bytes.
-
-    Args:
-        images: (n, s, s) uint8, or (n, s, s, 3) float32, ImageNet-normalised.
-
-    Returns:
-        (n, s, s) uint8; of colours the first one.
-    """
-    if images.ndim == 3:
-        return images
-    red = images[..., 0] * IMAGENET_STD[0] + IMAGENET_MEAN[0]
-    return np.clip(np.rint(255.0 * red), 0, 255).astype(np.uint8)
-
-
 def _tfrecords(root: Path, split: str, image_size: int) -> TFRecordImages:
     for name in FOLDERS_OF_SPLITS[split]:
-        files = sorted(path for path in (root / name).glob("*.tfrecord*") if path.is_file())
-        if files:
+        if files := find_tfrecords(root / name):
             return TFRecordImages(files, image_size)
     names = " or ".join(f"{name}/*.tfrecord" for name in FOLDERS_OF_SPLITS[split])
     raise DataError(f"{root}: no {names}; expected the {split} images there")

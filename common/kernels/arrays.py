@@ -1,7 +1,7 @@
 """Small helpers for arrays with a time axis, in loops and under `shard_map`."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +10,56 @@ from jax import lax
 from common.array_types import Array, PyTree
 
 
-def at_time(tree: PyTree, time: Any, axis: int) -> PyTree:
-    """Returns every array at one time, without the time axis."""
-    return jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, time, axis, keepdims=False), tree)
+class Rows(NamedTuple):
+    """A part of the lanes.
+
+    Attributes:
+        axis: the axis that is cut, as it is numbered in arrays without a time axis.
+        start: first index.
+        count: number of them.
+        total: length of the axis.
+    """
+
+    axis: int
+    start: Any
+    count: int
+    total: int
+
+    def axis_beside(self, time_axis: int) -> int:
+        """Returns the number of the axis in arrays with a time axis."""
+        return self.axis + (self.axis >= time_axis)
+
+
+def at_time(tree: PyTree, time: Any, axis: int, rows: Rows | None = None) -> PyTree:
+    """Returns every array, or some rows of it, at one time, without the time axis."""
+
+    def at(x: Array) -> Array:
+        if rows is None:
+            return lax.dynamic_index_in_dim(x, time, axis, keepdims=False)
+        sizes = list(x.shape)
+        sizes[axis], sizes[rows.axis_beside(axis)] = 1, rows.count
+        return lax.dynamic_slice(x, _starts(x, time, axis, rows), sizes).squeeze(axis)
+
+    return jax.tree.map(at, tree)
+
+
+def _starts(x: Array, time: Any, axis: int, rows: Rows) -> list[Any]:
+    starts: list[Any] = [0] * x.ndim
+    starts[axis], starts[rows.axis_beside(axis)] = time, rows.start
+    return starts
+
+
+def cut_rows(tree: PyTree, rows: Rows | None) -> PyTree:
+    """Returns some rows of every array, or all where `rows` is None."""
+    if rows is None:
+        return tree
+    start, count, axis = rows.start, rows.count, rows.axis
+    return jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, start, count, axis), tree)
+
+
+def put_rows(tree: PyTree, values: PyTree, rows: Rows | None) -> PyTree:
+    """Returns the arrays of `tree` with `values` written into some rows, or into all."""
+    return values if rows is None else put_span(tree, values, rows.start, rows.axis)
 
 
 def span_of_time(tree: PyTree, start: Any, count: int, axis: int) -> PyTree:
@@ -20,22 +67,27 @@ def span_of_time(tree: PyTree, start: Any, count: int, axis: int) -> PyTree:
     return jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, start, count, axis), tree)
 
 
-def put_time(tree: PyTree, values: PyTree, time: Any, axis: int, keep: bool = False) -> PyTree:
-    """Returns the arrays of `tree`, if it is not None, with `values` written at a time.
-
-    Args:
-        tree: arrays with a time axis, or None.
-        values: what to write, without the time axis unless `keep` is set.
-        time: where to begin.
-        axis: position of the time axis.
-        keep: whether the values have a time axis.
-    """
+def put_time(
+    tree: PyTree, values: PyTree, time: Any, axis: int, rows: Rows | None = None
+) -> PyTree:
+    """Returns the arrays of `tree`, if it is not None, with `values` written at one time."""
     if tree is None:
         return None
 
     def put(x: Array, value: Array) -> Array:
-        value = value if keep else jnp.expand_dims(value, axis)
-        return lax.dynamic_update_slice_in_dim(x, value, time, axis)
+        value = jnp.expand_dims(value, axis)
+        if rows is None:
+            return lax.dynamic_update_slice_in_dim(x, value, time, axis)
+        return lax.dynamic_update_slice(x, value, _starts(x, time, axis, rows))
+
+    return jax.tree.map(put, tree, values)
+
+
+def put_span(tree: PyTree, values: PyTree, start: Any, axis: int) -> PyTree:
+    """Returns the arrays of `tree` with `values` written from one index of an axis on."""
+
+    def put(x: Array, value: Array) -> Array:
+        return lax.dynamic_update_slice_in_dim(x, value, start, axis)
 
     return jax.tree.map(put, tree, values)
 

@@ -21,9 +21,13 @@ from jax import lax
 
 from common.array_types import Array, PyTree
 from common.kernels.arrays import (
+    Rows,
     at_time,
+    cut_rows,
     equally_varying,
     filled_like,
+    put_rows,
+    put_span,
     put_time,
     span_of_time,
     sum_to_shapes,
@@ -33,7 +37,8 @@ Step = Callable[[PyTree, PyTree, PyTree], PyTree]
 
 CHECKPOINT_FROM = 128
 CHUNK = 64
-UNROLL_UP_TO = 16
+TILE_FROM_BYTES = 2**21
+TILE_BYTES = 2**19
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +54,6 @@ class Walk:
         together: take the cotangents of the coefficients in one pass after the adjoint recurrence,
             which pays where they are as large as outer products of states, and not where they are
             summed over lanes.
-        unroll: write the steps out where only the last state is wanted and they are few; for steps
-            whose state is a tuple. Saves the loop's copies on a CPU.
     """
 
     step: Step
@@ -58,7 +61,6 @@ class Walk:
     reverse: bool = False
     last_only: bool = False
     together: bool = False
-    unroll: bool = False
 
 
 def scan_states(walk: Walk, shared: PyTree, sliced: PyTree, initial: PyTree) -> PyTree:
@@ -78,25 +80,37 @@ def scan_states(walk: Walk, shared: PyTree, sliced: PyTree, initial: PyTree) -> 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _scan(walk, shared, sliced, initial):
-    steps = number_of_steps(walk, sliced)
     if not walk.last_only:
-        return advance(
-            walk, shared, sliced, initial, state_buffers(walk, sliced, initial), 0, steps
-        )[1]
-    if walk.unroll and 2 < steps <= UNROLL_UP_TO and jax.default_backend() == "cpu":
-        return _unrolled_last(walk, shared, sliced, initial)
-    return advance(walk, shared, sliced, initial, None, 0, steps)[0]
+        return _all_states(walk, shared, sliced, initial)
+    steps = number_of_steps(walk, sliced)
+
+    def run(last, rows):
+        coefficients, state = cut_rows((shared, initial), rows)
+        state = advance(walk, coefficients, sliced, state, None, 0, steps, rows)[0]
+        return put_rows(last, state, rows)
+
+    tile = first_tile(walk, shared, sliced, initial)
+    return over_tiles(run, tile, initial if tile is None else filled_like(initial, None, 0))
+
+
+def _all_states(walk, shared, sliced, initial):
+    def run(buffers, rows):
+        coefficients, state = cut_rows((shared, initial), rows)
+        steps = number_of_steps(walk, sliced)
+        return advance(walk, coefficients, sliced, state, buffers, 0, steps, rows)[1]
+
+    tile = first_tile(walk, shared, sliced, initial)
+    return over_tiles(run, tile, state_buffers(walk, sliced, initial))
 
 
 def forward(walk: Walk, shared: PyTree, sliced: PyTree, initial: PyTree) -> tuple[PyTree, PyTree]:
     """Returns the result of `scan_states` and what `pull_back` needs."""
-    steps = number_of_steps(walk, sliced)
-    if steps >= CHECKPOINT_FROM:
+    if number_of_steps(walk, sliced) >= CHECKPOINT_FROM:
         out, marks = _advance_and_mark(walk, shared, sliced, initial)
         return out, (shared, sliced, initial, marks)
-    buffers = state_buffers(walk, sliced, initial)
-    last, states = advance(walk, shared, sliced, initial, buffers, 0, steps)
-    return last if walk.last_only else states, (shared, sliced, initial, states)
+    states = _all_states(walk, shared, sliced, initial)
+    out = last_time(walk, states) if walk.last_only else states
+    return out, (shared, sliced, initial, states)
 
 
 def pull_back(walk: Walk, residuals: tuple, adjoint: PyTree, cotangents: PyTree | None) -> tuple:
@@ -129,6 +143,54 @@ def number_of_steps(walk: Walk, sliced: PyTree) -> int:
     return jax.tree.leaves(sliced)[0].shape[walk.axis]
 
 
+def first_tile(walk: Walk, shared: PyTree, sliced: PyTree, state: PyTree) -> Rows | None:
+    """Returns the first of the tiles that a CPU takes the lanes in, or None for no tiles.
+
+    Where what a step touches no longer fits into a core's cache (with time outermost: its share of
+    the arrays, else all of them), the lanes are cut along the first axis that every array has in
+    full and that is long enough, and each tile goes through all steps.
+    """
+    steps = number_of_steps(walk, sliced)
+    if jax.default_backend() != "cpu" or steps >= CHECKPOINT_FROM:
+        return None
+    states = jax.tree.leaves(state)
+    one = sum(x.nbytes for x in states)
+    arrays = sum(x.nbytes for x in jax.tree.leaves(sliced)) + steps * one
+    touched = 2 * one + arrays // (steps if walk.axis == 0 else 1)
+    if touched < TILE_FROM_BYTES:
+        return None
+    lanes = states[0].shape if isinstance(state, tuple) else states[0].shape[:-1]
+    tiles = [
+        Rows(axis, 0, _largest_divisor(size, size * TILE_BYTES // touched), size)
+        for axis, size in enumerate(lanes)
+        if size > 1 and _all_have(size, axis, walk, shared, sliced)
+    ]
+    fits = (t for t in tiles if t.count * touched <= TILE_FROM_BYTES * t.total)
+    return next(fits, min(tiles, key=lambda t: t.count / t.total, default=None))
+
+
+def _largest_divisor(number: int, at_most: int) -> int:
+    return max(n for n in range(1, max(1, at_most) + 1) if number % n == 0)
+
+
+def _all_have(size: int, axis: int, walk: Walk, shared: PyTree, sliced: PyTree) -> bool:
+    """Says whether an axis of the lanes has its full size in every array."""
+    beside = axis + (axis >= walk.axis)
+    sizes = [x.shape[axis] for x in jax.tree.leaves(shared)]
+    return all(n == size for n in sizes + [x.shape[beside] for x in jax.tree.leaves(sliced)])
+
+
+def over_tiles(run: Callable[[PyTree, Rows | None], PyTree], first: Rows | None, carry: PyTree):
+    """Returns run(... run(run(carry, first tile), second tile) ..., last tile)."""
+    if first is None:
+        return run(carry, None)
+
+    def body(i, carry):
+        return run(carry, first._replace(start=i * first.count))
+
+    return lax.fori_loop(0, first.total // first.count, body, carry)
+
+
 def last_time(walk: Walk, states: PyTree) -> PyTree:
     """Returns the last state that is reached."""
     time = 0 if walk.reverse else -1
@@ -145,20 +207,18 @@ def _start(walk: Walk, steps: int, step: Any, count: int) -> Any:
     return steps - count - step if walk.reverse else step
 
 
-def _hosts(walk: Walk, sliced: PyTree, initial: PyTree) -> list[int | None]:
-    """Finds for every state an input of its shape and dtype that is read before it is written.
+def _hosts(inputs: list[Array], buffers: PyTree) -> list[int | None]:
+    """Finds for every buffer of states an input of its shape and dtype, read before it is written.
 
     The states take the place of such an input in its buffer. Where that input is used later too,
     the compiler copies it first, which costs no more than clearing a buffer.
     """
-    leaves, hosts = jax.tree.leaves(sliced), []
-    for state in jax.tree.leaves(initial):
-        steps = leaves[0].shape[walk.axis]
-        shape = (*state.shape[: walk.axis], steps, *state.shape[walk.axis :])
+    hosts: list[int | None] = []
+    for buffer in jax.tree.leaves(buffers):
         fits = (
             i
-            for i, x in enumerate(leaves)
-            if i not in hosts and x.shape == shape and x.dtype == state.dtype
+            for i, x in enumerate(inputs)
+            if i not in hosts and x.shape == buffer.shape and x.dtype == buffer.dtype
         )
         hosts.append(next(fits, None))
     return hosts
@@ -168,14 +228,17 @@ def state_buffers(walk: Walk, sliced: PyTree, initial: PyTree) -> PyTree:
     """Returns arrays for `advance` to store the states in; see `_hosts`."""
     leaves, (states, tree) = jax.tree.leaves(sliced), jax.tree.flatten(initial)
     empty = filled_like(states, number_of_steps(walk, sliced), walk.axis)
-    hosts = _hosts(walk, sliced, initial)
+    hosts = _hosts(leaves, empty)
     return tree.unflatten(e if h is None else leaves[h] for h, e in zip(hosts, empty, strict=True))
 
 
-def advance(walk, shared, sliced, state, buffers, first, count):
-    """Takes `count` steps from step `first` on, and stores the states unless buffers is None."""
+def advance(walk, shared, sliced, state, buffers, first, count, rows=None):
+    """Takes `count` steps from step `first` on, and stores the states unless buffers is None.
+
+    With `rows`, `shared` and `state` are those of the rows, the others are whole.
+    """
     leaves, tree = jax.tree.flatten(sliced)
-    steps, hosts = number_of_steps(walk, sliced), _hosts(walk, sliced, state)
+    steps, hosts = number_of_steps(walk, sliced), _hosts(leaves, buffers)
 
     def body(step, carry):
         state, buffers = carry
@@ -185,23 +248,10 @@ def advance(walk, shared, sliced, state, buffers, first, count):
             for host, buffer in zip(hosts, jax.tree.leaves(buffers), strict=True):
                 if host is not None:
                     current[host] = buffer
-        state = walk.step(shared, at_time(tree.unflatten(current), time, walk.axis), state)
-        return state, put_time(buffers, state, time, walk.axis)
+        state = walk.step(shared, at_time(tree.unflatten(current), time, walk.axis, rows), state)
+        return state, put_time(buffers, state, time, walk.axis, rows)
 
     return lax.fori_loop(0, count, body, (state, buffers))
-
-
-def _unrolled_last(walk, shared, sliced, state):
-    """Writes the steps out but for the last two, which keep what follows from being fused in.
-
-    Fused onto a written-out chain, a `stack` would compute it once more for every one of its steps.
-    """
-    steps = number_of_steps(walk, sliced)
-    for step in range(steps - 2):
-        time = _time(walk, steps, step)
-        slice_t = jax.tree.map(lambda x: lax.index_in_dim(x, time, walk.axis, False), sliced)  # noqa: B023
-        state = walk.step(shared, slice_t, state)
-    return advance(walk, shared, sliced, state, None, steps - 2, 2)[0]
 
 
 def _advance_and_mark(walk, shared, sliced, initial):
@@ -234,7 +284,7 @@ def _pull_by_chunks(walk, shared, sliced, initial, marks, adjoint, cotangents):
         _, states = advance(walk, shared, piece, state, buffers, 0, count)
         more, d_piece, adjoint = _pull(walk, shared, piece, state, states, adjoint, cotangent)
         d_shared = jax.tree.map(jnp.add, d_shared, more)
-        return adjoint, d_shared, put_time(d_sliced, d_piece, start, walk.axis, keep=True)
+        return adjoint, d_shared, put_span(d_sliced, d_piece, start, walk.axis)
 
     def body(i, carry):
         chunk = chunks - 1 - i
@@ -260,23 +310,35 @@ def _pull(walk, shared, sliced, initial, states, adjoint, cotangents):
 
 
 def _pull_step_by_step(walk, shared, sliced, initial, states, adjoint, cotangents):
+    def run(carry, rows):
+        d_shared, d_sliced, d_initial = carry
+        piece, start, end = cut_rows((shared, initial, adjoint), rows)
+        d_piece, d_sliced, d_start = _pull_rows(
+            walk, piece, sliced, start, states, end, cotangents, d_sliced, rows
+        )
+        return put_rows(d_shared, d_piece, rows), d_sliced, put_rows(d_initial, d_start, rows)
+
+    tile = first_tile(walk, shared, sliced, initial)
+    return over_tiles(run, tile, filled_like((shared, sliced, initial), None, 0))
+
+
+def _pull_rows(walk, shared, sliced, initial, states, adjoint, cotangents, d_sliced, rows):
     steps = number_of_steps(walk, sliced)
 
     def body(i, carry):
         adjoint, d_shared, d_sliced = carry
         step = steps - 1 - i
         time = _time(walk, steps, step)
-        earlier = at_time(states, _time(walk, steps, jnp.maximum(step - 1, 0)), walk.axis)
+        earlier = at_time(states, _time(walk, steps, jnp.maximum(step - 1, 0)), walk.axis, rows)
         before = jax.tree.map(partial(jnp.where, step > 0), earlier, initial)
         if cotangents is not None:
-            adjoint = jax.tree.map(jnp.add, adjoint, at_time(cotangents, time, walk.axis))
-        slice_t = at_time(sliced, time, walk.axis)
+            adjoint = jax.tree.map(jnp.add, adjoint, at_time(cotangents, time, walk.axis, rows))
+        slice_t = at_time(sliced, time, walk.axis, rows)
         more, d_slice, adjoint = _pull_step(walk, shared, slice_t, before, adjoint)
-        d_sliced = put_time(d_sliced, d_slice, time, walk.axis)
+        d_sliced = put_time(d_sliced, d_slice, time, walk.axis, rows)
         return adjoint, jax.tree.map(jnp.add, d_shared, more), d_sliced
 
-    empty = filled_like(sliced, None, walk.axis)
-    carry = (adjoint, jax.tree.map(jnp.zeros_like, shared), empty)
+    carry = (adjoint, jax.tree.map(jnp.zeros_like, shared), d_sliced)
     adjoint, d_shared, d_sliced = lax.fori_loop(0, steps, body, carry)
     return d_shared, d_sliced, adjoint
 
@@ -300,17 +362,25 @@ def walk_back(walk, shared, sliced, adjoint, cotangents):
     """Solves the adjoint recurrence; returns its end and the adjoints of each step's result."""
     steps = number_of_steps(walk, sliced)
 
-    def body(i, carry):
-        adjoint, adjoints = carry
-        time = _time(walk, steps, steps - 1 - i)
-        if cotangents is not None:
-            adjoint = jax.tree.map(jnp.add, adjoint, at_time(cotangents, time, walk.axis))
-        adjoints = put_time(adjoints, adjoint, time, walk.axis)
-        step = partial(walk.step, shared, at_time(sliced, time, walk.axis))
-        _, pullback = jax.vjp(step, jax.tree.map(jnp.zeros_like, adjoint))
-        return pullback(adjoint)[0], adjoints
+    def run(carry, rows):
+        def body(i, carry):
+            adjoint, adjoints = carry
+            time = _time(walk, steps, steps - 1 - i)
+            if cotangents is not None:
+                more = at_time(cotangents, time, walk.axis, rows)
+                adjoint = jax.tree.map(jnp.add, adjoint, more)
+            adjoints = put_time(adjoints, adjoint, time, walk.axis, rows)
+            step = partial(walk.step, coefficients, at_time(sliced, time, walk.axis, rows))
+            _, pullback = jax.vjp(step, jax.tree.map(jnp.zeros_like, adjoint))
+            return pullback(adjoint)[0], adjoints
 
-    return lax.fori_loop(0, steps, body, (adjoint, filled_like(adjoint, steps, walk.axis)))
+        coefficients, start = cut_rows((shared, adjoint), rows)
+        end, adjoints = lax.fori_loop(0, steps, body, (start, carry[1]))
+        return put_rows(carry[0], end, rows), adjoints
+
+    tile = first_tile(walk, shared, sliced, adjoint)
+    empty = filled_like(adjoint, steps, walk.axis)
+    return over_tiles(run, tile, (filled_like(adjoint, None, 0), empty))
 
 
 def shifted(walk: Walk, initial: Array, states: Array) -> Array:

@@ -124,7 +124,7 @@ def coupled_walk(
     varying = tuple(x.drive if c is None else None for x, c in zip(inputs, constant, strict=True))
     gates = tuple(x.gate for x in inputs)
     layout, sliced = without_repeats((transition.local, transition.coupled, gates, varying))
-    return Walk(CoupledStep(layout), unroll=True), (transition.spectrum, constant), sliced
+    return Walk(CoupledStep(layout)), (transition.spectrum, constant), sliced
 
 
 def without_repeats(tree: PyTree) -> tuple[PyTree, list[Array]]:

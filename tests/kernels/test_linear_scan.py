@@ -12,7 +12,14 @@ import pytest
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from common.kernels import CoupledTransition, GatedInput, choose_backend, linear_scan, reference
+from common.kernels import (
+    CoupledTransition,
+    GatedInput,
+    choose_backend,
+    linear_scan,
+    reference,
+    scan_sequential,
+)
 from common.kernels.cases import (
     COUPLED_CASES,
     DENSE_CASES,
@@ -177,6 +184,20 @@ def test_gradients_equal_those_of_the_sequential_scan(case: ScanCase, backend: B
     for mine, other in zip(ours, theirs, strict=True):
         assert mine.dtype == other.dtype
         assert worst(mine, other) < 5 * TOLERANCE[case.dtype]
+
+
+@pytest.mark.parametrize(
+    "case", [c for c in CASES if np.prod(c.batch) > 1 and c.steps > 1], ids=lambda c: c.name
+)
+def test_lanes_in_tiles_give_the_same_numbers(
+    case: ScanCase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = solve(case, "sequential")
+    monkeypatch.setattr(scan_sequential, "TILE_FROM_BYTES", 1)
+    monkeypatch.setattr(scan_sequential, "TILE_BYTES", 1)
+    tiled = solve.__wrapped__(case, "sequential")
+    for mine, other in zip(jax.tree.leaves(tiled), jax.tree.leaves(whole), strict=True):
+        assert worst(mine, other) < TOLERANCE[case.dtype]
 
 
 def dense(backend: Backend, matrices: Any, inputs: Any, initial: Any = None, **options) -> Any:

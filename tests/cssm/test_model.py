@@ -11,8 +11,8 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
 from cssm import SimpleCSSM, SpectralClassifier
-from cssm.model import POSITIONS
 from cssm.readout import PooledReadout
+from cssm.simple import POSITIONS
 from cssm.stem import max_pool_2x2
 
 GATES = ("decay_Q", "decay_K", "decay_A", "w_qk", "alpha", "gamma", "B_Q", "B_K", "B_A", "C_gate")
@@ -32,7 +32,7 @@ def flat(tree: Any) -> dict[str, Any]:
 
 
 def shapes_of(model: SpectralClassifier, x: Any) -> dict[str, tuple[int, ...]]:
-    shapes = jax.eval_shape(model.init, jax.random.key(0), x)
+    shapes: Any = jax.eval_shape(model.init, jax.random.key(0), x)
     assert shapes.keys() == {"params"}
     return {name: leaf.shape for name, leaf in flat(shapes["params"]).items()}
 
@@ -162,8 +162,8 @@ def test_pooling_keeps_an_odd_last_row_and_column(size: tuple[int, int]) -> None
 
 
 def test_readout_pools_between_two_norms() -> None:
-    """Layer norm, activation, maximum over space, layer norm, linear, in NumPy."""
-    readout, x = PooledReadout(2, jax.nn.relu, jnp.max), images(4, 5)
+    """Layer norm, activation, maximum over time and space, layer norm, linear, in NumPy."""
+    readout, x = PooledReadout(2, jax.nn.relu, jnp.max), images(4, 5, batch=(2, 3))
     params = random_params(readout, x)
 
     def layer_norm(x: np.ndarray, name: str) -> np.ndarray:
@@ -171,7 +171,7 @@ def test_readout_pools_between_two_norms() -> None:
         scaled = centred / np.sqrt(np.mean(centred**2, -1, keepdims=True) + 1e-6)
         return scaled * params[name]["scale"] + params[name]["bias"]
 
-    pooled = np.maximum(layer_norm(x.astype(np.float64), "norm_pre"), 0.0).max((1, 2))
+    pooled = np.maximum(layer_norm(x.astype(np.float64), "norm_pre"), 0.0).max((1, 2, 3))
     expected = layer_norm(pooled, "norm_post") @ params["head"]["kernel"] + params["head"]["bias"]
     out = jax.jit(readout.apply)({"params": params}, x)
     np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-5)
@@ -200,7 +200,7 @@ def test_bfloat16_is_close_to_float32() -> None:
     assert 0.0 < np.abs(half - full).max() < 0.05 * np.abs(full).max()
 
 
-@pytest.mark.parametrize("pos_embed", POSITIONS)
+@pytest.mark.parametrize("pos_embed", ["none", "spatiotemporal", "separate", "sinusoidal"])
 def test_odd_width_is_refused(pos_embed: str) -> None:
     with pytest.raises(ValueError, match="even number of channels; got 5"):
         shapes_of(small(embed_dim=5, pos_embed=pos_embed), images())
@@ -209,8 +209,14 @@ def test_odd_width_is_refused(pos_embed: str) -> None:
 @pytest.mark.parametrize(
     ("option", "choices"),
     [
-        ("cssm_type", r"\['transformer'"),
-        ("pos_embed", r"\['none', 'spatial_only', 'spatiotemporal', 'temporal'\]"),
+        ("cssm_type", r"\['gated', 'gdn', 'gdn_4', 'hgru_bi', 'no_fft', 'opponent', "),
+        (
+            "pos_embed",
+            r"\['learnable', 'mrope', 'none', 'separate', 'sinusoidal', 'spatial_only', ",
+        ),
+        ("norm_type", r"\['batch', 'layer'\]"),
+        ("readout", r"\['all', 'last'\]"),
+        ("act_type", r"\['gelu', 'relu', 'softplus'\]"),
         ("act", r"\['gelu', 'relu', 'softplus'\]"),
         ("pool", r"\['max', 'mean'\]"),
         ("dtype", r"\['bfloat16', 'float32'\]"),
@@ -218,7 +224,8 @@ def test_odd_width_is_refused(pos_embed: str) -> None:
     ],
 )
 def test_unknown_names_list_the_choices(option: str, choices: str) -> None:
-    with pytest.raises(ValueError, match=f"{option} is 'magic'; choose one of {choices}"):
+    field = option.removesuffix("_type") if option == "act_type" else option
+    with pytest.raises(ValueError, match=f"{field} is 'magic'; choose one of {choices}"):
         shapes_of(small(**{option: "magic"}), images())
 
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, cast
 
 import jax
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 from common.array_types import PyTree
 from common.checkpoints import describe_mismatch, read_pickle
 from common.errors import DataError
+from common.nn import no_rotation
 from cssm.model import SpectralClassifier
 from cssm.simple import BLOCKS, SimpleCSSM
 
@@ -59,7 +61,9 @@ def checkpoint_to_model(
         raise DataError(f"{name}: not the parameters of a SimpleCSSM ({error!r})") from error
     arguments |= known
     if "cssm_type" not in arguments:
-        arguments["cssm_type"] = _fitting_block(arguments, variables)
+        arguments["cssm_type"] = _fitting_block(
+            arguments["embed_dim"], arguments.get("kernel_size", 1), params
+        )
     model = SimpleCSSM(**arguments)
     if problem := _mismatch(model, variables):
         raise DataError(f"{name}: does not fit SimpleCSSM({_call(arguments)}): {problem}")
@@ -91,18 +95,22 @@ def _visible(variables: Mapping[str, PyTree]) -> dict[str, Any]:
     return seen
 
 
-def _fitting_block(arguments: Mapping[str, Any], variables: Mapping[str, PyTree]) -> str:
-    """Returns the first block whose parameters have the checkpoint's names."""
-    wanted = jax.tree.structure(variables["params"]["cssm_0"])
-    for name in BLOCKS:
-        model = SimpleCSSM(**{**arguments, "cssm_type": name})
+def _fitting_block(width: int, kernel_size: int, params: Mapping[str, PyTree]) -> str:
+    """Returns the first block with the checkpoint's parameters, or else with their names."""
+    saved = params["cssm_0"]
+    frames = jax.ShapeDtypeStruct((1, 1, *_map_size(params), width), jnp.float32)
+    named = []
+    for name, make in BLOCKS.items():
+        block: Any = make(width, kernel_size, no_rotation)
         try:
-            params = _shapes(model, variables)["params"]
+            shapes: Any = jax.eval_shape(partial(block.init, steps=1), jax.random.key(0), frames)
         except ValueError:
             continue  # a width that this block cannot take
-        if jax.tree.structure(params["cssm_0"]) == wanted:
+        if not describe_mismatch(saved, shapes["params"]):
             return name
-    return "transformer"
+        if jax.tree.structure(saved) == jax.tree.structure(shapes["params"]):
+            named.append(name)
+    return (*named, "transformer")[0]
 
 
 def _mismatch(model: SpectralClassifier, variables: Mapping[str, PyTree]) -> str:

@@ -84,8 +84,8 @@ def _from_buffer(data: Any, stored: _Dtype, shape: Any, order: Any, axes: Any = 
     made, flat = _Array(), np.frombuffer(bytes(data), stored.dtype)
     if axes is None:
         made.array = flat.reshape(shape, order=order)
-    else:  # NumPy's order 'K': the axes as they lie in memory
-        made.array = flat.reshape([shape[i] for i in axes]).transpose(np.argsort(axes))
+    else:  # NumPy's order 'K': the shape as it lies in memory, and the way back
+        made.array = flat.reshape(shape).transpose(axes)
     return made
 
 
@@ -103,10 +103,16 @@ def _encoded(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
+def _no_bytes() -> bytes:
+    """Stands for `bytes()`, by which protocol 2 writes none."""
+    return b""
+
+
 _STAND_INS: dict[tuple[str, str], Any] = {
     ("numpy", "dtype"): _Dtype,
     ("numpy", "ndarray"): _Array,
     ("_codecs", "encode"): _encoded,
+    ("__builtin__", "bytes"): _no_bytes,
     ("flax.core.frozen_dict", "FrozenDict"): dict,
 }
 for _core in ("numpy.core", "numpy._core"):

@@ -102,10 +102,11 @@ class GatedDeltaBlock(nn.Module):
         gates = {}
         for name, bound in (("alpha", decay), ("beta", jax.nn.sigmoid)):
             raw = nn.Dense(self.channels // self.key_size, dtype=self.dtype, name=name)(context)
-            gate = bound(raw.astype(jnp.float32))
-            gates[name] = gate.swapaxes(-1, -2)[:, None, None, :, :, None]
-        self.sow("intermediates", "gates", gates)
-        return gates["alpha"], gates["beta"]
+            gates[name] = bound(raw.astype(jnp.float32))
+        by_time = {name: gate.swapaxes(0, 1)[:, :, None, None] for name, gate in gates.items()}
+        self.sow("intermediates", "gates", by_time)
+        alpha, beta = (gate.swapaxes(-1, -2)[:, None, None, :, :, None] for gate in gates.values())
+        return alpha, beta
 
     def _spectrum(self, size: tuple[int, int]) -> Complex[Array, "1 h f n 1 1"]:
         shape = (self.channels // self.key_size, self.kernel_size, self.kernel_size)

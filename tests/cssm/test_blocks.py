@@ -21,7 +21,7 @@ from cssm.blocks.gated_delta import memory_transition, memory_writes
 from cssm.simple import BLOCKS
 from tests.cssm.loops import LOOPS
 
-BATCH, STEPS, SIZE, CHANNELS = 2, 4, (4, 5), 4
+BATCH, STEPS, SIZE, CHANNELS = 2, 4, (4, 5), 8  # six at least, for a pair that turns with time
 TOLERANCE = 1e-5  # of the largest value
 ABLATIONS = tuple(name for name in BLOCKS if name.startswith("transformer_"))
 fast_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -115,6 +115,23 @@ def test_gradients_of_a_still_image_are_those_of_its_repetition(name: str) -> No
         assert np.abs(other).max() > 0.0
 
 
+@each_block
+def test_intermediates_have_time_in_front(name: str) -> None:
+    """Gates (T, b, ...) and what is read of the states, (T, b, h, w, c, n), as in reports."""
+    block, x = make_block(name), images(STEPS)
+    _, sown = jax.eval_shape(
+        lambda: block.init_with_output(
+            jax.random.key(0), x, STEPS, mutable=["intermediates", "params"]
+        )
+    )
+    sown = sown.get("intermediates", {})
+    for gate in sown.get("gates", [{}])[0].values():
+        assert gate.shape[:2] == (STEPS, BATCH)
+    if name != "spatial_attn":
+        assert sown["states"][0].shape[:-1] == (STEPS, BATCH, *SIZE, CHANNELS)
+    assert ("gates" in sown) == (name not in ("standard", "spatial_attn"))
+
+
 def flattened_shapes(block: Any) -> dict[str, tuple[int, ...]]:
     shapes = jax.eval_shape(lambda: block.init(jax.random.key(0), images(1), STEPS))["params"]
     leaves = jax.tree_util.tree_leaves_with_path(shapes)
@@ -132,21 +149,21 @@ def layers(block: Any) -> set[str]:
     [
         (
             "hgru_bi",
-            {"k_exc": (4, 3, 3), "k_inh": (4, 3, 3)},
+            {"k_exc": (8, 3, 3), "k_inh": (8, 3, 3)},
             "decay_x_gate decay_y_gate decay_z_gate mu_inhib_gate mu_excit_gate alpha_inhib_gate "
             "alpha_excit_gate gamma_gate delta_gate B_gate D_gate E_gate C_gate",
         ),
-        ("gated", {"kernel": (4, 3, 3)}, "delta_gate B_gate C_gate"),
+        ("gated", {"kernel": (8, 3, 3)}, "delta_gate B_gate C_gate"),
     ],
 )
 def test_parameter_tree_of_the_public_code(name: str, arrays: dict, gates: str) -> None:
     """A map of 4 x 5 has 4 x 3 frequencies."""
     expected = dict(arrays)
     if name == "hgru_bi":
-        expected |= {"input_proj/kernel": (4, 12), "input_proj/bias": (12,)}
-        expected |= {"output_proj/kernel": (12, 4), "output_proj/bias": (4,)}
+        expected |= {"input_proj/kernel": (8, 24), "input_proj/bias": (24,)}
+        expected |= {"output_proj/kernel": (24, 8), "output_proj/bias": (8,)}
     for gate in gates.split():
-        expected |= {f"{gate}/kernel": (4, 12), f"{gate}/bias": (12,)}
+        expected |= {f"{gate}/kernel": (8, 12), f"{gate}/bias": (12,)}
     assert flattened_shapes(make_block(name)) == expected
 
 
@@ -195,10 +212,10 @@ def test_steady_gates_do_not_see_the_position() -> None:
 @pytest.mark.parametrize(
     ("block", "message"),
     [
-        (PartialReadoutBlock(4, 3, no_rotation, read=("X",)), r"read is \('X',\); choose .*'Q'"),
-        (PartialReadoutBlock(4, 3, no_rotation, read=()), r"read is \(\); choose one or more"),
-        (GatedDeltaBlock(4, 3, no_rotation, key_size=3), "4 channels .* heads of 3"),
-        (SpatialAttentionBlock(4, 3, no_rotation, heads=3), "4 channels .* 3 heads"),
+        (PartialReadoutBlock(8, 3, no_rotation, read=("X",)), r"read is \('X',\); choose .*'Q'"),
+        (PartialReadoutBlock(8, 3, no_rotation, read=()), r"read is \(\); choose one or more"),
+        (GatedDeltaBlock(8, 3, no_rotation, key_size=3), "8 channels .* heads of 3"),
+        (SpatialAttentionBlock(8, 3, no_rotation, heads=3), "8 channels .* 3 heads"),
     ],
 )
 def test_fields_that_do_not_fit_are_named(block: Any, message: str) -> None:

@@ -21,7 +21,7 @@ GATES = ("decay_Q", "decay_K", "decay_A", "w_qk", "alpha", "gamma", "B_Q", "B_K"
 
 
 def small(**options: Any) -> SpectralClassifier:
-    return SimpleCSSM(**{"embed_dim": 4, "kernel_size": 3, "seq_len": 3, **options})
+    return SimpleCSSM(**{"embed_dim": 8, "kernel_size": 3, "seq_len": 3, **options})
 
 
 def images(height: int = 9, width: int = 14, *, batch: tuple[int, ...] = (2,)) -> np.ndarray:
@@ -150,7 +150,7 @@ def test_any_image_size_gives_a_quarter_of_it_rounded_up(size: tuple[int, int]) 
     )
     assert logits_shape.shape == (2, 2)
     height, width = ((side + 3) // 4 for side in size)
-    assert sown["intermediates"]["pre_cssm"][0].shape[-3:] == (height, width, 4)
+    assert sown["intermediates"]["pre_cssm"][0].shape[-3:] == (height, width, 8)
 
 
 @pytest.mark.parametrize("size", [(4, 6), (5, 6), (4, 7), (5, 5), (1, 1)])
@@ -331,7 +331,7 @@ def transforms(model: SpectralClassifier, x: np.ndarray) -> list[int]:
 
 
 def test_still_image_is_transformed_once_for_all_steps() -> None:
-    """Width 4: one transform of the kernels, one of the image, one of the last state, each of 4."""
+    """Width 8: one transform of the kernels, one of the image, one of the last state, each of 8."""
     model = small(seq_len=5)
-    assert sorted(transforms(model, images(batch=(1,)))) == [4, 4, 4]
-    assert sorted(transforms(model, images(batch=(1, 5)))) == [4, 4, 20]
+    assert sorted(transforms(model, images(batch=(1,)))) == [8, 8, 8]
+    assert sorted(transforms(model, images(batch=(1, 5)))) == [8, 8, 40]

@@ -1,5 +1,7 @@
 """Spectral (cepstral) state space vision models."""
 
-from cssm.model import SimpleCSSM, SpectralClassifier
+from cssm.model import SpectralClassifier
+from cssm.simple import SimpleCSSM
+from cssm.upstream import checkpoint_to_model
 
-__all__ = ["SimpleCSSM", "SpectralClassifier"]
+__all__ = ["SimpleCSSM", "SpectralClassifier", "checkpoint_to_model"]

@@ -1,4 +1,4 @@
-"""Gates: numbers per time and frequency, produced from the mean of a block's input."""
+"""Gates: numbers per time and cell of a grid, produced from the mean of a block's input."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from common.array_types import Array, Float
-from common.nn import time_code
+
+Bound = Callable[[Array], Array]
 
 
 def decay(x: Array) -> Array:
@@ -15,36 +16,29 @@ def decay(x: Array) -> Array:
     return 0.1 + 0.89 * jax.nn.sigmoid(x)
 
 
-def gate_context(x: Float[Array, "b t h w c"], steps: int) -> Float[Array, "b T c"]:
-    """Returns the spatial mean of each frame plus the sinusoidal code of its time."""
-    return x.mean((-3, -2)) + time_code(steps, x.shape[-1])[None].astype(x.dtype)
-
-
-class SpectralGate(nn.Module):
-    """One gate g_t(f) = bound(W ctx_t + b), shared by all channels.
+class GridGate(nn.Module):
+    """One gate g_t(i, j) = bound(W ctx_t + b), shared by all channels.
 
     Attributes:
-        height: rows of the map.
-        frequencies: columns of its spectrum.
+        height: rows of the grid.
+        width: its columns: frequencies f of a spectrum, or columns of a map.
         bound: maps the real line to the gate's range.
         dtype: compute dtype of the matrix product; the gate itself is float32.
     """
 
     height: int
-    frequencies: int
-    bound: Callable[[Array], Array]
+    width: int
+    bound: Bound
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, context: Float[Array, "b t c"]) -> Float[Array, "t b h f 1"]:
-        """Returns the gate with time leading and room for the channels."""
-        size = self.height * self.frequencies
+    def __call__(self, context: Float[Array, "t b c"]) -> Float[Array, "t b h w 1"]:
+        """Returns the gate, with room for the channels."""
+        size = self.height * self.width
         kernel = self.param(
             "kernel", nn.initializers.lecun_normal(), (context.shape[-1], size), jnp.float32
         )
         bias = self.param("bias", nn.initializers.zeros, (size,), jnp.float32)
         raw = jnp.matmul(context.astype(self.dtype), kernel.astype(self.dtype))
         raw = raw.astype(jnp.float32) + bias[None, None]
-        batch, steps, _ = raw.shape
-        shaped = raw.reshape(batch, steps, self.height, self.frequencies, 1)
-        return jnp.moveaxis(self.bound(shaped), 1, 0)
+        return self.bound(raw.reshape(*raw.shape[:2], self.height, self.width, 1))

@@ -1,32 +1,43 @@
-"""Readout: the last frame's map becomes logits."""
+"""Readout: maps become logits."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
 
 from common.array_types import Array, Float
+from cssm.norms import Norm, layer_norm
 
 
 class PooledReadout(nn.Module):
-    """Layer norm, activation, pooling over space, layer norm, linear.
+    """Norm, activation, pooling over time and space, norm, linear.
 
     Attributes:
         num_classes: number of logits.
         activation: nonlinearity before the pooling.
         pool: reduces an array over the axes that it is given.
         dtype: compute dtype up to the pooling; the logits are float32.
+        norm: makes the norms.
     """
 
     num_classes: int
     activation: Callable[[Array], Array]
     pool: Callable[[Array, tuple[int, ...]], Array]
     dtype: jnp.dtype = jnp.float32
+    norm: Norm = layer_norm
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b classes"]:
-        """Returns the logits."""
-        x = nn.LayerNorm(dtype=self.dtype, name="norm_pre")(x)
-        x = self.pool(self.activation(x), (-3, -2)).astype(jnp.float32)
-        x = nn.LayerNorm(name="norm_post")(x)
-        return nn.Dense(self.num_classes, name="head")(x)
+    def __call__(
+        self, x: Float[Array, "b t h w c"], training: bool = False
+    ) -> Float[Array, "b classes"]:
+        """Returns the logits.
+
+        Args:
+            x: the frames to read.
+            training: whether the norms learn from this batch.
+        """
+        before: Any = self.norm("norm_pre", self.dtype, training)
+        after: Any = self.norm("norm_post", jnp.float32, training)
+        x = self.pool(self.activation(before(x)), (-4, -3, -2)).astype(jnp.float32)
+        return nn.Dense(self.num_classes, name="head")(after(x))

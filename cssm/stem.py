@@ -1,11 +1,13 @@
 """Convolutional stem: an image becomes a map of a quarter of its height and width."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
 
 from common.array_types import Array, Float
+from cssm.norms import Norm, layer_norm
 
 
 def max_pool_2x2(x: Float[Array, "*b h w c"]) -> Float[Array, "*b ceil(h/2) ceil(w/2) c"]:
@@ -20,23 +22,32 @@ def max_pool_2x2(x: Float[Array, "*b h w c"]) -> Float[Array, "*b ceil(h/2) ceil
 
 
 class ConvStem(nn.Module):
-    """Twice: 3 x 3 convolution, activation, layer norm, 2 x 2 max pooling.
+    """Twice: 3 x 3 convolution, activation, norm over channels, 2 x 2 max pooling.
 
     Attributes:
         channels: width of both stages.
         activation: nonlinearity.
         dtype: compute dtype.
+        norm: makes the norms.
     """
 
     channels: int
     activation: Callable[[Array], Array]
     dtype: jnp.dtype = jnp.float32
+    norm: Norm = layer_norm
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b t H W 3"]) -> Float[Array, "b t h w c"]:
-        """Returns the map, h = ceil(ceil(H / 2) / 2) and likewise w."""
+    def __call__(
+        self, x: Float[Array, "b t H W 3"], training: bool = False
+    ) -> Float[Array, "b t h w c"]:
+        """Returns the map, h = ceil(ceil(H / 2) / 2) and likewise w.
+
+        Args:
+            x: images.
+            training: whether the norms learn from this batch.
+        """
         for stage in (1, 2):
             x = nn.Conv(self.channels, (3, 3), dtype=self.dtype, name=f"conv{stage}")(x)
-            x = nn.LayerNorm(dtype=self.dtype, name=f"norm{stage}")(self.activation(x))
-            x = max_pool_2x2(x)
+            norm: Any = self.norm(f"norm{stage}", self.dtype, training)
+            x = max_pool_2x2(norm(self.activation(x)))
         return x

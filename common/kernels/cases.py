@@ -1,6 +1,7 @@
 """Named shapes of the recurrences, and random arguments for them: for tests and benchmarks."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,17 @@ STRUCTURES = {
     "transformer": (("l..", ".l.", "ggl"), (".ww", "w..", "...")),
     "sparse": (("..g", "...", "..."), ("...", "w.w", "...")),
     "shared": (("l..", ".l.", "GGl"), (".WA", "W..", "...")),
+    "bilinear": (("l..", ".l.", "ggl"), (".mm", "m.m", "...")),
+    "mutual": (("l.", ".l"), (".m", "m.")),
+    "local": (("l",), (".",)),
 }
 """Which entries exist in `local` and `coupled`, one string a row; a point is a structural zero.
 
 Places with the same capital have one gate together, others one each.
 """
+
+ROW_SPECTRA = {"bilinear": "ie.", "mutual": "ie", "local": "."}
+"""Structures with a spectrum for each row: its name, or a point for none. Others have one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +81,11 @@ COUPLED_CASES = (
     ScanCase("checkpointed_last", 130, (2, 3), 3, "complex64", True, output="last"),
     ScanCase("shared_gates", 8, (2, 3), 3, "complex64", structure="shared"),
     ScanCase("long_double_reverse_last", 33, (2, 3), 3, "complex128", True, True, "last"),
+    ScanCase("two_spectra", 7, (2, 3, 4), 3, "complex64", True, structure="bilinear"),
+    ScanCase(
+        "two_spectra_reverse_last", 8, (2, 3), 2, "complex64", True, True, "last", True, "mutual"
+    ),
+    ScanCase("real_without_spectrum", 7, (2, 3), 1, structure="local"),
 )
 
 
@@ -128,6 +140,12 @@ def dense_arguments(case: ScanCase, seed: int = 0) -> tuple[Any, Any, Any]:
     return transition, inputs, initial
 
 
+def _each_once(names: str, make: Callable[[], Any]) -> tuple:
+    """Returns something for every letter, the same for the same one, and None for a point."""
+    made = {name: make() for name in dict.fromkeys(names) if name != "."}
+    return tuple(made.get(name) for name in names)
+
+
 def coupled_arguments(case: ScanCase, seed: int = 0) -> tuple[CoupledTransition, Any, Any]:
     """Returns random (transition, inputs, initial or None) of a case.
 
@@ -155,9 +173,14 @@ def coupled_arguments(case: ScanCase, seed: int = 0) -> tuple[CoupledTransition,
         tuple(tuple(entry(letter) for letter in row) for row in rows)
         for rows in STRUCTURES[case.structure]
     )
-    phase = rng.uniform(-np.pi, np.pi, spectrum_lanes)
-    polar = rng.uniform(0.7, 1.0, spectrum_lanes) * np.exp(1j * phase)
-    spectrum: Any = np.asarray(polar).astype(case.dtype)
+
+    def random_spectrum() -> Any:
+        phase = rng.uniform(-np.pi, np.pi, spectrum_lanes)
+        polar = rng.uniform(0.7, 1.0, spectrum_lanes) * np.exp(1j * phase)
+        return np.asarray(polar).astype(case.dtype)
+
+    names = ROW_SPECTRA.get(case.structure)
+    spectrum: Any = random_spectrum() if names is None else _each_once(names, random_spectrum)
     drive_shape = (1 if case.constant_drive else case.steps, *case.batch)
     drives = [random_array(rng, drive_shape, case.dtype) for _ in local]
     gated = [case.input_gates and i != 1 for i in range(case.states)]

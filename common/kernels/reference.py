@@ -46,20 +46,22 @@ def linear_recurrence(
     return states
 
 
-def coupled_matrices(local: Gates, coupled: Gates, spectrum: ArrayLike) -> np.ndarray:
+def coupled_matrices(local: Gates, coupled: Gates, spectrum: Any) -> np.ndarray:
     """Builds M_t = local_t + spectrum * coupled_t entry by entry.
 
     Args:
         local: n x n entries, each (t, *lanes) or None for zero.
         coupled: n x n entries that the spectrum multiplies, likewise.
-        spectrum: array that broadcasts against the lanes.
+        spectrum: array that broadcasts against the lanes; or a tuple, one for each row or None.
 
     Returns:
         The matrices (t, *lanes, n, n).
     """
     entries = [e for row in (*local, *coupled) for e in row if e is not None]
-    lanes = np.broadcast_shapes(np.shape(spectrum), *(np.shape(e)[1:] for e in entries))
     n, steps = len(local), len(entries[0])
+    spectra = spectrum if isinstance(spectrum, tuple) else (spectrum,) * n
+    shapes = [np.shape(x) for x in spectra if x is not None]
+    lanes = np.broadcast_shapes(*shapes, *(np.shape(e)[1:] for e in entries))
     matrices = np.zeros((steps, *lanes, n, n), np.complex128)
     for t in range(steps):
         for i in range(n):
@@ -67,14 +69,14 @@ def coupled_matrices(local: Gates, coupled: Gates, spectrum: ArrayLike) -> np.nd
                 if (gate := local[i][j]) is not None:
                     matrices[t, ..., i, j] += widen(gate)[t]
                 if (gate := coupled[i][j]) is not None:
-                    matrices[t, ..., i, j] += widen(spectrum) * widen(gate)[t]
+                    matrices[t, ..., i, j] += widen(spectra[i]) * widen(gate)[t]
     return matrices
 
 
 def coupled_recurrence(
     local: Gates,
     coupled: Gates,
-    spectrum: ArrayLike,
+    spectrum: Any,
     inputs: Sequence[tuple[ArrayLike | None, ArrayLike]],
     initial: Sequence[ArrayLike] | None = None,
     *,
@@ -85,7 +87,7 @@ def coupled_recurrence(
     Args:
         local: entries of the transition, see `coupled_matrices`.
         coupled: entries of the transition that the spectrum multiplies.
-        spectrum: array that broadcasts against the lanes.
+        spectrum: array that broadcasts against the lanes; or a tuple, one for each row or None.
         inputs: for every state its (gate or None, drive), b_t = gate_t * drive_t; a drive of one
             step enters at every step.
         initial: state before the first step, n arrays of the lanes; zero where None.
@@ -95,9 +97,11 @@ def coupled_recurrence(
         The states (n, t, *lanes).
     """
     matrices = coupled_matrices(local, coupled, spectrum)
-    offsets = np.zeros(matrices.shape[:-1], np.complex128)
-    for i, (gate, drive) in enumerate(inputs):
-        offsets[..., i] = widen(drive) if gate is None else widen(gate) * widen(drive)
+    drives = [
+        widen(drive) if gate is None else widen(gate) * widen(drive) for gate, drive in inputs
+    ]
+    shape = np.broadcast_shapes(matrices.shape[:-2], *(drive.shape for drive in drives))
+    offsets = np.stack([np.broadcast_to(drive, shape) for drive in drives], -1)
     states = linear_recurrence(
         np.moveaxis(matrices, 0, -3),
         np.moveaxis(offsets, 0, -2),
@@ -111,12 +115,18 @@ def lay_out_in_middle(kernel: np.ndarray, height: int, width: int) -> np.ndarray
     """Lays kernels (c, k, l) out on (c, height, width) as the public code does.
 
     The kernel stands in the middle of the map, rounded up and to the left. Where it is larger than
-    the map, its own middle is taken. Its centre is not brought to the map's origin.
+    the map, its own middle is taken. Its centre is not brought to the map's origin. Where it is
+    larger on one side and shorter by one or two on the other, of the latter its last line alone is
+    taken, and lies at the map's first.
     """
     channels, rows, columns = kernel.shape
     laid_out = np.zeros((channels, height, width))
     top = (height - rows) // 2 if rows <= height else -((rows - height) // 2)
     left = (width - columns) // 2 if columns <= width else -((columns - width) // 2)
+    if rows > height and 0 < width - columns <= 2:
+        kernel, columns, left = kernel[:, :, -1:], 1, 0
+    if columns > width and 0 < height - rows <= 2:
+        kernel, rows, top = kernel[:, -1:], 1, 0
     for p in range(rows):
         for q in range(columns):
             if 0 <= top + p < height and 0 <= left + q < width:

@@ -38,7 +38,7 @@ def linear_scan(
     """Solves s_t = M_t s_{t-1} + b_t.
 
     Two forms. Dense: `transition` holds the matrices, time is the axis before n, and the result is
-    an array. Coupled: `transition` is a `CoupledTransition` of gates and one spectrum, `inputs` a
+    an array. Coupled: `transition` is a `CoupledTransition` of gates and spectra, `inputs` a
     tuple of n arrays or `GatedInput`s with time as the leading axis, and so is the result; only
     the associative back end builds its matrices.
 
@@ -52,8 +52,8 @@ def linear_scan(
         initial: the state before the first step; zero where None.
         backend: 'sequential' (one step after the other), 'associative' (`lax.associative_scan`
             over dense matrices), 'chunked' (sequential in chunks, associative across them),
-            'pallas' (one GPU kernel each way; coupled form, complex64), or 'auto', see
-            `choose_backend`. One that is asked for by name is taken, or raises.
+            'pallas' (one GPU kernel each way; coupled form with one spectrum, complex64), or
+            'auto', see `choose_backend`. One that is asked for by name is taken, or raises.
         reverse: run from the last time to the first.
         output: 'all' states, or the 'last' one that is reached, without the time axis.
 
@@ -70,6 +70,9 @@ def linear_scan(
         backend = cast(Backend, choose_backend(problem.steps, problem.lanes).backend)
     if backend == "associative":
         return _associative(transition, inputs, problem)
+    several = isinstance(transition, CoupledTransition) and isinstance(transition.spectrum, tuple)
+    if backend == "pallas" and several:
+        raise ValueError("backend 'pallas' is not available: it takes one spectrum for all rows")
     scan = {"sequential": scan_states, "chunked": scan_chunked, "pallas": scan_pallas}[backend]
     return scan(problem.walk, problem.shared, problem.sliced, problem.initial)
 
@@ -151,6 +154,7 @@ def _coupled(transition, inputs, initial) -> Recurrence:
     inputs = _gated(inputs)
     if len(inputs) != transition.states:
         raise ValueError(f"{transition.states} states need as many inputs; got {len(inputs)}")
+    transition.check_spectra()
     steps, lanes = _coupled_shape(transition, inputs)
     transition = transition.with_lanes(len(lanes))
     dtype = _accumulation_dtype(*jax.tree.leaves((transition, inputs, initial)))
@@ -178,7 +182,8 @@ def _coupled_shape(transition, inputs):
     wrong += [x.drive.shape for x in inputs if x.drive.shape[0] not in (1, steps)]
     if wrong:
         raise ValueError(f"every gate and input needs {steps} leading time steps; got {wrong}")
-    lanes = jnp.broadcast_shapes(transition.spectrum.shape, *(x.shape[1:] for x in arrays))
+    spectra = (x.shape for x in jax.tree.leaves(transition.spectrum))
+    lanes = jnp.broadcast_shapes(*spectra, *(x.shape[1:] for x in arrays))
     return steps, lanes
 
 

@@ -29,7 +29,8 @@ def lay_out_kernel(
         origin: 'centre' puts tap (k // 2, l // 2) at the map's origin, so that a delta kernel is
             the identity; taps beyond the map wrap around. 'upstream' is the public code's layout:
             the kernel stays in the middle of the map (cropped to it where it is larger), so that
-            every application also shifts the image by about half its size.
+            every application also shifts the image by about half its size; a kernel that is larger
+            on one axis alone keeps one line of taps on the other if that is one or two longer.
 
     Raises:
         ValueError: `origin` is neither.
@@ -55,14 +56,34 @@ def _wrap_last_axis(kernel: Array, size: int) -> Array:
 
 
 def _pad_into_middle(kernel: Array, height: int, width: int) -> Array:
-    _, rows, columns = kernel.shape
-    if rows > height or columns > width:
-        top, left = max(0, (rows - height) // 2), max(0, (columns - width) // 2)
-        kernel = kernel[:, top : top + height, left : left + width]
-        _, rows, columns = kernel.shape
-    top, left = (height - rows) // 2, (width - columns) // 2
-    bottom, right = height - rows - top, width - columns - left
+    kernel, (top, left) = _public_layout(kernel, height, width)
+    bottom, right = height - kernel.shape[1] - top, width - kernel.shape[2] - left
     return jnp.pad(kernel, ((0, 0), (top, bottom), (left, right)))
+
+
+def _public_layout(kernel: Array, height: int, width: int) -> tuple[Array, tuple[int, int]]:
+    """Returns the taps that the public layout keeps, and where the first of them lies."""
+    _, rows, columns = kernel.shape
+    crops = rows > height or columns > width
+    row_taps, top = _public_span(rows, height, crops)
+    column_taps, left = _public_span(columns, width, crops)
+    return kernel[:, row_taps, column_taps], (top, left)
+
+
+def _public_span(taps: int, size: int, crops: bool) -> tuple[slice, int]:
+    """Returns which taps of one axis the public layout keeps, and where the first of them lies.
+
+    A kernel longer than the map on one axis is cropped on both by the same formula. On an axis
+    where it is one or two cells shorter the slice then begins at -1 and leaves the last tap alone,
+    and that tap meets all frequencies alike, as if it lay at the origin. Three cells and more
+    shorter it fails in the public code, and is padded here.
+    """
+    if taps >= size:
+        first = (taps - size) // 2
+        return slice(first, first + size), 0
+    if crops and size - taps <= 2:
+        return slice(taps - 1, taps), 0
+    return slice(None), (size - taps) // 2
 
 
 def magnitude_bound(spectrum: Complex[Array, "*b"], rho: float = 0.999) -> Complex[Array, "*b"]:
@@ -256,17 +277,9 @@ def _room(size: int, taps: int, rho: float | None) -> int:
 def _convolve_directly(x: Array, kernel: Array, origin: Origin, boundary: Boundary) -> Array:
     shift = (0, 0)
     if origin == "upstream":
-        kernel, shift = _crop_to_middle(kernel, *x.shape[1:3])
+        kernel, (top, left) = _public_layout(kernel, *x.shape[1:3])
+        shift = (top + kernel.shape[1] // 2, left + kernel.shape[2] // 2)
     padding = [(0, 0), *((k - 1 - k // 2, k // 2) for k in kernel.shape[1:]), (0, 0)]
     padded = jnp.pad(x, padding, mode="wrap" if boundary == "circular" else "constant")
     flipped = jnp.moveaxis(kernel[:, ::-1, ::-1], 0, -1)
     return jnp.roll(correlate_taps(padded, flipped), shift, (1, 2))
-
-
-def _crop_to_middle(kernel: Array, height: int, width: int) -> tuple[Array, tuple[int, int]]:
-    """Returns the taps that the public layout keeps, and how far it moves their centre."""
-    _, rows, columns = kernel.shape
-    top, left = max(0, (rows - height) // 2), max(0, (columns - width) // 2)
-    kernel = kernel[:, top : top + height, left : left + width]
-    _, rows, columns = kernel.shape
-    return kernel, ((height - rows) // 2 + rows // 2, (width - columns) // 2 + columns // 2)

@@ -10,6 +10,7 @@ from common.array_types import Array, Complex, Inexact, PyTree
 from common.kernels.scan_sequential import Walk
 
 Entries = tuple[tuple[Array | None, ...], ...]
+Spectrum = Complex[Array, "..."] | tuple[Complex[Array, "..."] | None, ...]
 
 
 class CoupledTransition(NamedTuple):
@@ -18,12 +19,13 @@ class CoupledTransition(NamedTuple):
     Attributes:
         local: n x n entries, each an array (t, ...) or None for a structural zero.
         coupled: n x n entries that the spectrum multiplies, likewise.
-        spectrum: complex array without time axis, broadcast against the lanes of the states.
+        spectrum: complex array without time axis, broadcast against the lanes of the states; or a
+            tuple of n such arrays, one for each row, with None for rows that nothing multiplies.
     """
 
     local: Entries
     coupled: Entries
-    spectrum: Complex[Array, "..."]
+    spectrum: Spectrum
 
     @property
     def states(self) -> int:
@@ -31,9 +33,25 @@ class CoupledTransition(NamedTuple):
         return len(self.local)
 
     def with_lanes(self, rank: int) -> "CoupledTransition":
-        """Returns the same transition with the spectrum broadcast to lanes of `rank` axes."""
-        missing = tuple(range(rank - self.spectrum.ndim))
-        return self._replace(spectrum=jnp.expand_dims(self.spectrum, missing))
+        """Returns the same transition with the spectra broadcast to lanes of `rank` axes."""
+
+        def widened(spectrum: Array) -> Array:
+            return jnp.expand_dims(spectrum, tuple(range(rank - spectrum.ndim)))
+
+        return self._replace(spectrum=jax.tree.map(widened, self.spectrum))
+
+    def check_spectra(self) -> None:
+        """Checks that every row with coupled entries has a spectrum.
+
+        Raises:
+            ValueError: one has none, or there are more or fewer spectra than rows.
+        """
+        spectra = row_spectra(self.spectrum, self.states)
+        if len(spectra) != self.states:
+            raise ValueError(f"{self.states} rows need as many spectra; got {len(spectra)}")
+        for i, (row, spectrum) in enumerate(zip(self.coupled, spectra, strict=True)):
+            if spectrum is None and any(entry is not None for entry in row):
+                raise ValueError(f"row {i} has coupled entries but no spectrum")
 
 
 class GatedInput(NamedTuple):
@@ -48,15 +66,21 @@ class GatedInput(NamedTuple):
     drive: Array
 
 
+def row_spectra(spectrum: Spectrum, states: int) -> tuple[Array | None, ...]:
+    """Returns the spectrum of each row."""
+    return spectrum if isinstance(spectrum, tuple) else (spectrum,) * states
+
+
 def multiply_entries(
-    local: Entries, coupled: Entries, spectrum: Array, state: tuple[Array, ...]
+    local: Entries, coupled: Entries, spectrum: Spectrum, state: tuple[Array, ...]
 ) -> tuple[Array, ...]:
     """Returns (local + spectrum * coupled) state, leaving out the structural zeros."""
+    spectra = row_spectra(spectrum, len(state))
     return tuple(
-        _row(local_row, state) + spectrum * _row(coupled_row, state)
-        if any(entry is not None for entry in coupled_row)
-        else _row(local_row, state)
-        for local_row, coupled_row in zip(local, coupled, strict=True)
+        _row(local_row, state)
+        if kappa is None or all(entry is None for entry in coupled_row)
+        else _row(local_row, state) + kappa * _row(coupled_row, state)
+        for local_row, coupled_row, kappa in zip(local, coupled, spectra, strict=True)
     )
 
 
@@ -65,23 +89,29 @@ def _row(entries: tuple[Array | None, ...], state: tuple[Array, ...]) -> Array:
     return sum(terms[1:], start=terms[0]) if terms else jnp.zeros_like(state[0])
 
 
-def dense_matrix(transition: CoupledTransition) -> Complex[Array, "t ... n n"]:
+def dense_matrix(transition: CoupledTransition) -> Inexact[Array, "t ... n n"]:
     """Returns the matrices of a coupled transition `with_lanes`, for back ends that need them."""
-    gates = [g for rows in (transition.local, transition.coupled) for r in rows for g in r]
-    spectrum = transition.spectrum[None]
-    shape = jnp.broadcast_shapes(spectrum.shape, *(g.shape for g in gates if g is not None))
+    leaves = jax.tree.leaves((transition.local, transition.coupled))
+    spectra = jax.tree.map(lambda x: x[None], transition.spectrum)
+    dtype = jnp.result_type(*leaves, *jax.tree.leaves(spectra))
+    shape = jnp.broadcast_shapes(*(x.shape for x in (*leaves, *jax.tree.leaves(spectra))))
 
-    def entry(local: Array | None, coupled: Array | None) -> Array:
-        value = jnp.zeros(shape, spectrum.dtype)
+    def entry(local: Array | None, coupled: Array | None, spectrum: Array | None) -> Array:
+        value = jnp.zeros(shape, dtype)
         if local is not None:
             value = value + local
-        if coupled is not None:
+        if coupled is not None and spectrum is not None:
             value = value + spectrum * coupled
         return value
 
     rows = [
-        jnp.stack([entry(*pair) for pair in zip(local_row, coupled_row, strict=True)], -1)
-        for local_row, coupled_row in zip(transition.local, transition.coupled, strict=True)
+        jnp.stack([entry(*pair, spectrum) for pair in zip(local_row, coupled_row, strict=True)], -1)
+        for local_row, coupled_row, spectrum in zip(
+            transition.local,
+            transition.coupled,
+            row_spectra(spectra, transition.states),
+            strict=True,
+        )
     ]
     return jnp.stack(rows, -2)
 

@@ -1,8 +1,10 @@
 """Layers that more than one package uses."""
 
+from common.nn.embeddings import LearnedMap, LearnedTime, NoEmbedding, SinusoidalTime
 from common.nn.positions import (
     Rotary,
     no_rotation,
+    rotate_interleaved,
     rotate_space,
     rotate_spacetime,
     rotate_time,
@@ -10,8 +12,13 @@ from common.nn.positions import (
 )
 
 __all__ = [
+    "LearnedMap",
+    "LearnedTime",
+    "NoEmbedding",
     "Rotary",
+    "SinusoidalTime",
     "no_rotation",
+    "rotate_interleaved",
     "rotate_space",
     "rotate_spacetime",
     "rotate_time",

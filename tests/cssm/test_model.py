@@ -1,6 +1,7 @@
 """The classifier as a whole: parameters, inputs, names."""
 
 import functools
+import re
 from typing import Any
 
 import jax
@@ -11,15 +12,16 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
 from cssm import SimpleCSSM, SpectralClassifier
-from cssm.model import POSITIONS
+from cssm.norms import batch_norm
 from cssm.readout import PooledReadout
+from cssm.simple import POSITIONS
 from cssm.stem import max_pool_2x2
 
 GATES = ("decay_Q", "decay_K", "decay_A", "w_qk", "alpha", "gamma", "B_Q", "B_K", "B_A", "C_gate")
 
 
 def small(**options: Any) -> SpectralClassifier:
-    return SimpleCSSM(**{"embed_dim": 4, "kernel_size": 3, "seq_len": 3, **options})
+    return SimpleCSSM(**{"embed_dim": 8, "kernel_size": 3, "seq_len": 3, **options})
 
 
 def images(height: int = 9, width: int = 14, *, batch: tuple[int, ...] = (2,)) -> np.ndarray:
@@ -32,7 +34,7 @@ def flat(tree: Any) -> dict[str, Any]:
 
 
 def shapes_of(model: SpectralClassifier, x: Any) -> dict[str, tuple[int, ...]]:
-    shapes = jax.eval_shape(model.init, jax.random.key(0), x)
+    shapes: Any = jax.eval_shape(model.init, jax.random.key(0), x)
     assert shapes.keys() == {"params"}
     return {name: leaf.shape for name, leaf in flat(shapes["params"]).items()}
 
@@ -148,7 +150,7 @@ def test_any_image_size_gives_a_quarter_of_it_rounded_up(size: tuple[int, int]) 
     )
     assert logits_shape.shape == (2, 2)
     height, width = ((side + 3) // 4 for side in size)
-    assert sown["intermediates"]["pre_cssm"][0].shape[-3:] == (height, width, 4)
+    assert sown["intermediates"]["pre_cssm"][0].shape[-3:] == (height, width, 8)
 
 
 @pytest.mark.parametrize("size", [(4, 6), (5, 6), (4, 7), (5, 5), (1, 1)])
@@ -162,8 +164,8 @@ def test_pooling_keeps_an_odd_last_row_and_column(size: tuple[int, int]) -> None
 
 
 def test_readout_pools_between_two_norms() -> None:
-    """Layer norm, activation, maximum over space, layer norm, linear, in NumPy."""
-    readout, x = PooledReadout(2, jax.nn.relu, jnp.max), images(4, 5)
+    """Layer norm, activation, maximum over time and space, layer norm, linear, in NumPy."""
+    readout, x = PooledReadout(2, jax.nn.relu, jnp.max), images(4, 5, batch=(2, 3))
     params = random_params(readout, x)
 
     def layer_norm(x: np.ndarray, name: str) -> np.ndarray:
@@ -171,7 +173,7 @@ def test_readout_pools_between_two_norms() -> None:
         scaled = centred / np.sqrt(np.mean(centred**2, -1, keepdims=True) + 1e-6)
         return scaled * params[name]["scale"] + params[name]["bias"]
 
-    pooled = np.maximum(layer_norm(x.astype(np.float64), "norm_pre"), 0.0).max((1, 2))
+    pooled = np.maximum(layer_norm(x.astype(np.float64), "norm_pre"), 0.0).max((1, 2, 3))
     expected = layer_norm(pooled, "norm_post") @ params["head"]["kernel"] + params["head"]["bias"]
     out = jax.jit(readout.apply)({"params": params}, x)
     np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-5)
@@ -200,7 +202,7 @@ def test_bfloat16_is_close_to_float32() -> None:
     assert 0.0 < np.abs(half - full).max() < 0.05 * np.abs(full).max()
 
 
-@pytest.mark.parametrize("pos_embed", POSITIONS)
+@pytest.mark.parametrize("pos_embed", ["none", "spatiotemporal", "separate", "sinusoidal"])
 def test_odd_width_is_refused(pos_embed: str) -> None:
     with pytest.raises(ValueError, match="even number of channels; got 5"):
         shapes_of(small(embed_dim=5, pos_embed=pos_embed), images())
@@ -209,8 +211,14 @@ def test_odd_width_is_refused(pos_embed: str) -> None:
 @pytest.mark.parametrize(
     ("option", "choices"),
     [
-        ("cssm_type", r"\['transformer'"),
-        ("pos_embed", r"\['none', 'spatial_only', 'spatiotemporal', 'temporal'\]"),
+        ("cssm_type", r"\['gated', 'gdn', 'gdn_4', 'hgru_bi', 'no_fft', 'opponent', "),
+        (
+            "pos_embed",
+            r"\['learnable', 'mrope', 'none', 'separate', 'sinusoidal', 'spatial_only', ",
+        ),
+        ("norm_type", r"\['batch', 'layer'\]"),
+        ("readout", r"\['all', 'last'\]"),
+        ("act_type", r"\['gelu', 'relu', 'softplus'\]"),
         ("act", r"\['gelu', 'relu', 'softplus'\]"),
         ("pool", r"\['max', 'mean'\]"),
         ("dtype", r"\['bfloat16', 'float32'\]"),
@@ -218,7 +226,8 @@ def test_odd_width_is_refused(pos_embed: str) -> None:
     ],
 )
 def test_unknown_names_list_the_choices(option: str, choices: str) -> None:
-    with pytest.raises(ValueError, match=f"{option} is 'magic'; choose one of {choices}"):
+    field = option.removesuffix("_type") if option == "act_type" else option
+    with pytest.raises(ValueError, match=f"{field} is 'magic'; choose one of {choices}"):
         shapes_of(small(**{option: "magic"}), images())
 
 
@@ -231,3 +240,98 @@ def test_sizes_below_one_are_refused(field: str) -> None:
 def test_inputs_of_another_rank_are_refused() -> None:
     with pytest.raises(ValueError, match=r"expected images .* got \(8, 8\)"):
         SimpleCSSM(embed_dim=2).init(jax.random.key(0), jnp.zeros((8, 8)))
+
+
+def test_public_argument_names_mean_the_same() -> None:
+    ours = SimpleCSSM(act="gelu", pool="max", readout="all")
+    assert SimpleCSSM(act_type="gelu", pool_type="max", frame_readout="all") == ours
+    notebook: Any = {"num_classes": 2, "embed_dim": 64, "depth": 1, "cssm_type": "transformer"}
+    notebook |= {"kernel_size": 15, "pos_embed": "spatiotemporal", "seq_len": 8}
+    assert SimpleCSSM(**notebook) == SimpleCSSM()
+
+
+@pytest.mark.parametrize("still", [False, True])
+def test_all_frames_are_read_where_asked_for(still: bool) -> None:
+    """The readout of all frames is that of what `post_cssm` holds; the last alone gives another."""
+    model, video = small(readout="all", pool="max"), images(batch=(2, 3))
+    params = random_params(model, video)
+    x = video[:, 0] if still else video
+    out = logits(model, params, x)
+    expected, sown = logits_and_intermediates(
+        model, params, video[:, :1].repeat(3, axis=1) if still else video
+    )
+    (frames,) = sown["intermediates"]["post_cssm"]
+    np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-5)
+    readout = PooledReadout(2, jax.nn.softplus, jnp.max)
+    parts = {name: params[name] for name in ("norm_pre", "norm_post", "head")}
+    np.testing.assert_allclose(logits_of(readout, parts, frames), expected, rtol=1e-4, atol=1e-5)
+    last = logits(small(pool="max"), params, x)
+    assert np.abs(last - expected).max() > 1e-3
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def logits_of(readout, params, frames):
+    return readout.apply({"params": params}, frames)
+
+
+def random_statistics(model: nn.Module, x: np.ndarray) -> Any:
+    shapes: Any = jax.eval_shape(model.init, jax.random.key(0), x)["batch_stats"]
+    rng = np.random.default_rng(4)
+    return jax.tree.map(lambda s: rng.uniform(0.5, 2.0, s.shape).astype(np.float32), shapes)
+
+
+def test_batch_norms_take_the_statistics_of_the_checkpoint() -> None:
+    """Running mean and variance are a scale and a shift, which the kernel before can also make."""
+    model, video = small(norm_type="batch"), images(batch=(2, 3))
+    params, statistics = random_params(model, video), random_statistics(model, video)
+    assert statistics.keys() == {"norm1", "norm2", "norm_pre", "norm_post"}
+    shift = {}
+    for name, past in statistics.items():
+        scale = params[name]["scale"] / np.sqrt(past["var"] + 1e-5)
+        shift[name] = {"scale": scale, "bias": params[name]["bias"] - past["mean"] * scale}
+    plain = jax.tree.map(lambda s: np.zeros_like(s), statistics)
+    for past in plain.values():
+        past["var"] = past["var"] + np.float32(1.0 - 1e-5)
+
+    @jax.jit
+    def run(params, statistics):
+        return model.apply({"params": params, "batch_stats": statistics}, video, training=False)
+
+    out = run(params, statistics)
+    np.testing.assert_allclose(out, run(params | shift, plain), rtol=1e-4, atol=1e-4)
+    assert np.abs(out - run(params, plain)).max() > 1e-3
+
+
+def test_batch_norms_learn_in_training() -> None:
+    """Statistics move by a hundredth of the way to those of the batch."""
+    readout, x = (
+        PooledReadout(2, jax.nn.relu, jnp.mean, norm=batch_norm),
+        images(4, 5, batch=(2, 3)),
+    )
+    params, statistics = random_params(readout, x), random_statistics(readout, x)
+
+    @jax.jit
+    def run(params, statistics):
+        variables = {"params": params, "batch_stats": statistics}
+        return readout.apply(variables, x, training=True, mutable=["batch_stats"])
+
+    _, updated = run(params, statistics)
+    mean, variance = x.mean((0, 1, 2, 3)), x.var((0, 1, 2, 3))
+    old, new = statistics["norm_pre"], updated["batch_stats"]["norm_pre"]
+    np.testing.assert_allclose(new["mean"], 0.99 * old["mean"] + 0.01 * mean, rtol=1e-4)
+    np.testing.assert_allclose(new["var"], 0.99 * old["var"] + 0.01 * variance, rtol=1e-4)
+
+
+def transforms(model: SpectralClassifier, x: np.ndarray) -> list[int]:
+    """Numbers of maps that each FFT of the forward pass takes."""
+    params = random_params(model, x)
+    program = jax.make_jaxpr(lambda x: model.apply({"params": params}, x))(x)
+    shapes = re.findall(r"\w+\[([\d,]+)\] = fft\[", str(program))
+    return [int(np.prod([int(n) for n in shape.split(",")[:-2]])) for shape in shapes]
+
+
+def test_still_image_is_transformed_once_for_all_steps() -> None:
+    """Width 8: one transform of the kernels, one of the image, one of the last state, each of 8."""
+    model = small(seq_len=5)
+    assert sorted(transforms(model, images(batch=(1,)))) == [8, 8, 8]
+    assert sorted(transforms(model, images(batch=(1, 5)))) == [8, 8, 40]

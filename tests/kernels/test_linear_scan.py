@@ -23,6 +23,7 @@ from common.kernels import (
 from common.kernels.cases import (
     COUPLED_CASES,
     DENSE_CASES,
+    ROW_SPECTRA,
     ScanCase,
     coupled_arguments,
     dense_arguments,
@@ -43,7 +44,8 @@ CASES = DENSE_CASES + COUPLED_CASES
 
 def takes(backend: str, case: ScanCase) -> bool:
     """Whether a back end takes a case; what becomes of the others is tested below."""
-    return backend != "pallas" or (case in COUPLED_CASES and case.dtype == "complex64")
+    one_spectrum = case in COUPLED_CASES and case.structure not in ROW_SPECTRA
+    return backend != "pallas" or (one_spectrum and case.dtype == "complex64")
 
 
 def pairs(cases: tuple[ScanCase, ...], backends: list) -> Any:
@@ -407,6 +409,9 @@ def test_pallas_says_why_it_cannot() -> None:
     with jax.enable_x64(True), pytest.raises(ValueError, match="complex64, not in complex128"):
         double = coupled_arguments(ScanCase("", 2, (2, 3), 3, "complex128"))
         linear_scan(*double, backend="pallas")
+    two_spectra = coupled_arguments(ScanCase("", 2, (2, 3), 2, "complex64", structure="mutual"))
+    with pytest.raises(ValueError, match="'pallas' is not available: it takes one spectrum"):
+        linear_scan(*two_spectra, backend="pallas")
     with interpreted_pallas(False), pytest.raises(ValueError, match="needs a GPU, and .* 'cpu'"):
         linear_scan(*args, backend="pallas")
 
@@ -431,6 +436,8 @@ ONE = CoupledTransition(((G,),), ((G,),), D[0])
         ((ONE, (D,), (D[0, :1],)), {}, r"initial has shape \(1,\); expected \(2,\)"),
         ((ONE, (D[:5],)), {}, r"7 leading time steps; got \[\(5, 2\)\]"),
         ((ONE, (GatedInput(G[:1], D),)), {}, r"7 leading time steps; got \[\(1, 2\)\]"),
+        ((ONE._replace(spectrum=(D[0], D[0])), (D,)), {}, "1 rows need as many spectra; got 2"),
+        ((ONE._replace(spectrum=(None,)), (D,)), {}, "row 0 has coupled entries but no spectrum"),
         ((ONE._replace(local=((G[:6],),)), (D,)), {}, r"7 leading time steps; got \[\(6, 2\)\]"),
     ],
 )

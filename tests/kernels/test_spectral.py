@@ -28,6 +28,7 @@ MAPS_AND_KERNELS = [
     ((3, 8), (4, 2)),
     ((5, 4), (2, 5)),
     ((1, 1), (3, 3)),
+    ((5, 7), (6, 6)),
 ]
 
 METHODS: tuple[Method, ...] = ("fft", "direct")
@@ -245,6 +246,17 @@ def test_public_layout_pads_or_crops_around_the_middle(
     kernel = normal(3, *taps)
     laid_out = lay_out_kernel(kernel, *size, origin="upstream")
     np.testing.assert_array_equal(laid_out, reference.lay_out_in_middle(kernel, *size))
+
+
+@pytest.mark.parametrize(("size", "taps"), [((9, 11), 10), ((9, 10), 10), ((8, 6), 7), ((4, 5), 9)])
+def test_kernels_longer_than_the_map_are_sliced_as_in_the_public_code(size, taps) -> None:
+    """One formula for both axes, with Python's negative indices, and a spectrum that broadcasts."""
+    kernel, (height, width) = normal(3, taps, taps), size
+    top, left = (taps - height) // 2, (taps - width) // 2
+    cropped = kernel[:, top : top + height, left : left + width]
+    expected = np.broadcast_to(np.fft.rfft2(cropped), (3, height, width // 2 + 1))
+    spectrum = np.fft.rfft2(lay_out_kernel(kernel, *size, origin="upstream"))
+    np.testing.assert_allclose(spectrum, expected, atol=1e-5)
 
 
 def test_taps_beyond_the_map_wrap_around() -> None:

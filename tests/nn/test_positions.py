@@ -1,5 +1,6 @@
 """Rotary and sinusoidal position codes against their definitions, pair by pair."""
 
+import functools
 import math
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from common.nn import (
     Rotary,
     no_rotation,
+    rotate_interleaved,
     rotate_space,
     rotate_spacetime,
     rotate_time,
@@ -18,6 +20,13 @@ from common.nn import (
 )
 
 STEPS, HEIGHT, WIDTH = 3, 4, 5
+CODES = {
+    "time": rotate_time,
+    "space": rotate_space,
+    "spacetime": rotate_spacetime,
+    "interleaved": rotate_interleaved,
+}
+each_code = pytest.mark.parametrize("rotary", CODES.values(), ids=CODES)
 
 
 def frequency_lists(rotary: Rotary, channels: int) -> tuple[list, list, list]:
@@ -28,6 +37,11 @@ def frequency_lists(rotary: Rotary, channels: int) -> tuple[list, list, list]:
     if rotary is rotate_space:
         return [], f[0::2], f[1::2]
     third = len(f) // 3
+    if rotary is rotate_interleaved:
+        axes = [j % 3 if j < 3 * third else 2 for j in range(len(f))]
+        parts = [f[:third], f[third : 2 * third], f[2 * third :]]
+        lists = [[parts[axis].pop(0) if a == axis else 0.0 for a in axes] for axis in range(3)]
+        return lists[0], lists[1], lists[2]
     return f[:third], f[third::2], f[third + 1 :: 2]
 
 
@@ -49,7 +63,7 @@ def frames(channels: int, steps: int = STEPS) -> Any:
     return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
 
 
-@pytest.mark.parametrize("rotary", [rotate_time, rotate_space, rotate_spacetime])
+@each_code
 @pytest.mark.parametrize("channels", [2, 10, 14])
 def test_rotation_equals_its_definition(rotary: Rotary, channels: int) -> None:
     x = frames(channels)
@@ -57,7 +71,25 @@ def test_rotation_equals_its_definition(rotary: Rotary, channels: int) -> None:
     np.testing.assert_allclose(turned, rotated(x, rotary), atol=2e-6)
 
 
-@pytest.mark.parametrize("rotary", [rotate_time, rotate_spacetime])
+@each_code
+def test_space_and_time_apart_are_both_at_once(rotary: Rotary) -> None:
+    x = frames(14)
+    apart = rotary.in_time(rotary.in_space(x), STEPS)
+    np.testing.assert_allclose(apart, rotary(x, STEPS), atol=2e-6)
+
+
+@each_code
+def test_turn_in_time_commutes_with_the_transform_of_a_still_image(rotary: Rotary) -> None:
+    still = frames(14, steps=1)
+    transform = functools.partial(jnp.fft.rfft2, axes=(-3, -2))
+    late = jnp.broadcast_to(
+        rotary.in_time(transform(rotary.in_space(still)), STEPS),
+        (2, STEPS, HEIGHT, WIDTH // 2 + 1, 14),
+    )
+    np.testing.assert_allclose(late, transform(rotary(still.repeat(STEPS, 1), STEPS)), atol=1e-5)
+
+
+@pytest.mark.parametrize("rotary", [rotate_time, rotate_spacetime, rotate_interleaved])
 def test_still_image_turns_as_its_repetition(rotary: Rotary) -> None:
     still = frames(10, steps=1)
     repeated = still.repeat(STEPS, axis=1)
@@ -96,7 +128,7 @@ def test_time_code_interleaves_sine_and_cosine() -> None:
         np.testing.assert_allclose(code[t, 2 * j : 2 * j + 2], expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("rotary", [rotate_time, rotate_space, rotate_spacetime])
+@each_code
 def test_odd_channels_are_refused(rotary: Rotary) -> None:
     with pytest.raises(ValueError, match="even number of channels; got 7"):
         jax.eval_shape(lambda x: rotary(x, STEPS), frames(7))

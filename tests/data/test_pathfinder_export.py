@@ -4,6 +4,7 @@ import errno
 import functools
 import json
 import math
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -304,3 +305,16 @@ def test_a_failing_or_dying_worker_is_told_in_one_line():
     assert "Traceback" in str(error.value.__cause__)
     with pytest.raises(UserError, match="ended by SIGKILL; out of memory, perhaps"):
         list(map_in_processes(signal.raise_signal, [signal.SIGKILL], 1))
+
+
+def test_interrupt_while_a_worker_starts_is_not_lost(monkeypatch):
+    process = multiprocessing.get_context("spawn").Process
+    start = process.start
+
+    def interrupted_start(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        start(self)
+
+    monkeypatch.setattr(process, "start", interrupted_start)
+    with pytest.raises(KeyboardInterrupt):
+        list(map_in_processes(abs, [1, 2], 1))

@@ -2,7 +2,6 @@
 
 import multiprocessing
 import signal
-import threading
 import traceback
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
@@ -45,7 +44,7 @@ def map_in_processes(
         for _ in range(min(workers, len(tasks))):
             ours, theirs = context.Pipe()
             process = context.Process(target=_serve, args=(function, theirs), daemon=True)
-            with _interrupts_ignored():
+            with _interrupts_held():
                 process.start()
             theirs.close()
             processes[ours] = process
@@ -106,16 +105,13 @@ def _stop(processes: dict[Connection, BaseProcess]) -> None:
 
 
 @contextmanager
-def _interrupts_ignored() -> Generator[None, None, None]:
-    """Lets a process that is started inside ignore Ctrl-C from its first moment on."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _interrupts_held() -> Generator[None, None, None]:
+    """Holds Ctrl-C back until the end; a process that is started inside never gets one."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _serve(function: Callable[[Any], Any], connection: Connection) -> None:

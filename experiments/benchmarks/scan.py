@@ -3,10 +3,11 @@
     python -m experiments.benchmarks.scan [--quick] [--cases=S1,L64] [--out=FILE]
 
 The measure is 'V1', the reference design: `lax.associative_scan` with einsum over dense complex
-3 x 3 matrices that are ready-made, so that their construction costs it nothing. 'associative' is
-the same scan as a back end, which builds the matrices from the gates. Backward passes give the
-gradients of every array, for a random cotangent. 'copy' is x + 1 over as many bytes as the scan
-must read and write at the least, compiled and timed in the same round.
+3 x 3 matrices that are ready-made, so that their construction costs it nothing. 'V1b' is V1 with
+the matrix product written out entry by entry, 'goom' V1 in numbers of any magnitude, 'associative'
+V1 as a back end, which builds the matrices from the gates. Backward passes give the gradients of
+every array, for a random cotangent. 'copy' is x + 1 over as many bytes as the scan must read and
+write at the least, compiled and timed in the same round.
 """
 
 import sys
@@ -18,7 +19,7 @@ import numpy as np
 from jax import lax
 
 from common.array_types import Array, PyTree
-from common.kernels import CoupledTransition, GatedInput, linear_scan
+from common.kernels import CoupledTransition, GatedInput, goom, linear_scan
 from common.kernels.cases import (
     BENCHMARK_CASES,
     DENSE_BENCHMARK_CASES,
@@ -43,8 +44,9 @@ from experiments.benchmarks.timing import (
 CASES = BENCHMARK_CASES + DENSE_BENCHMARK_CASES
 QUICK = ("S1", "L1", "L16", "L64")
 PASSES = ("forward", "forward+backward")
-MATRICES_UP_TO = 4096
-"""Steps; beyond, V1 and 'associative' would take gigabytes and minutes to compile."""
+DESIGNS = ("V1", "V1b", "goom")
+UP_TO = {"V1": 4096, "associative": 4096, "V1b": 64, "goom": 64}
+"""Steps; beyond, these would take gigabytes and minutes to compile."""
 
 
 def main() -> int:
@@ -68,7 +70,7 @@ def time_case(case: ScanCase, repeats: int) -> list[dict[str, Any]]:
         problem = Problem(case, backward=name == PASSES[1])
         compiled = {"copy": problem.compiled_copy()}
         unavailable = {}
-        for backend in ("V1", *(b for b in get_args(Backend) if b != "auto")):
+        for backend in (*DESIGNS, *(b for b in get_args(Backend) if b != "auto")):
             try:
                 compiled[backend] = problem.compiled(backend)
             except ValueError as error:
@@ -107,11 +109,12 @@ class Problem:
         self._exact = self._solve_exactly()
 
     def compiled(self, backend: str) -> Compiled:
-        """Returns a back end, or V1, compiled for the case."""
-        if backend in ("V1", "associative") and self.case.steps > MATRICES_UP_TO:
-            raise ValueError(f"left out beyond {MATRICES_UP_TO} steps")
-        if backend == "V1":
-            return self._compiled(self._v1, self._dense_leaves(), self._v1_weights())
+        """Returns a back end, or one of `DESIGNS`, compiled for the case."""
+        if self.case.steps > UP_TO.get(backend, self.case.steps):
+            raise ValueError(f"left out beyond {UP_TO[backend]} steps")
+        if backend in DESIGNS:
+            designs = {"V1": self._v1, "V1b": self._v1b, "goom": self._goom}
+            return self._compiled(designs[backend], self._dense_leaves(), self._v1_weights())
         return self._compiled(self._scan(backend), self.leaves, self.weights)
 
     def compiled_copy(self) -> Compiled:
@@ -128,7 +131,7 @@ class Problem:
             if results["V1"].temporary_mb:
                 row["memory_share_of_V1"] = mine.temporary_mb / results["V1"].temporary_mb
         row["copy_fraction"] = results["copy"].wall_ms / mine.wall_ms
-        if backend not in ("copy", "V1"):
+        if backend not in ("copy", *DESIGNS):
             row["error"] = _largest_error(compiled.result(), self._exact)
         return row
 
@@ -175,8 +178,32 @@ class Problem:
         return jnp.stack(self.weights, -1)
 
     def _v1(self, leaves: tuple[Array, Array]) -> Array:
-        states = lax.associative_scan(compose, leaves)[1]
+        return self._wanted(lax.associative_scan(compose, leaves)[1])
+
+    def _v1b(self, leaves: tuple[Array, Array]) -> Array:
+        matrices, offsets = leaves
+        n = range(offsets.shape[-1])
+        entries = [[matrices[..., i, j] for j in n] for i in n]
+        columns = lax.associative_scan(compose_entries, (entries, [offsets[..., i] for i in n]))[1]
+        return self._wanted(jnp.stack(columns, -1))
+
+    def _goom(self, leaves: tuple[Array, Array]) -> Array:
+        matrices, offsets = (
+            jnp.moveaxis(x, 0, axis) for x, axis in zip(leaves, (-3, -2), strict=True)
+        )
+        states = goom.linear_scan(matrices, offsets, backend="associative")
+        return self._wanted(jnp.moveaxis(goom.from_goom(states), -2, 0))
+
+    def _wanted(self, states: Array) -> Array:
         return states[-1] if self.case.output == "last" else states
+
+
+def compose_entries(first: PyTree, second: PyTree) -> PyTree:
+    """Returns the affine map `second` after `first`, given by their entries."""
+    (a, u), (c, v) = first, second
+    n = range(len(u))
+    matrix = [[sum(c[i][k] * a[k][j] for k in n) for j in n] for i in n]
+    return matrix, [sum((c[i][k] * u[k] for k in n), start=v[i]) for i in n]
 
 
 def _bytes(arrays: list[Array]) -> int:

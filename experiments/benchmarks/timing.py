@@ -32,8 +32,14 @@ class Measurement:
     compile_s: float
 
 
+SAMPLE_S = 0.01
+
+
 class Compiled:
-    """A function compiled for its arguments, timed call by call.
+    """A function compiled for its arguments.
+
+    A sample is the mean of as many calls in a row as take `SAMPLE_S`: what a loop meets that calls
+    it again and again, with its code and as much of its data in the caches as fits.
 
     Args:
         function: what to compile.
@@ -48,21 +54,26 @@ class Compiled:
         self._arguments = arguments
         self._wall: list[float] = []
         self._cpu: list[float] = []
-        jax.block_until_ready(self._call(*arguments))
+        self._calls = 1
+        self.time_once()
+        self._calls = max(1, math.ceil(SAMPLE_S / self._wall[0]))
+        self._wall, self._cpu = [], []
 
     def time_once(self) -> None:
-        """Calls the function once and notes the times."""
-        wall, cpu = time.perf_counter(), time.process_time()
+        """Takes one sample of the times."""
         jax.block_until_ready(self._call(*self._arguments))
-        self._wall.append(time.perf_counter() - wall)
-        self._cpu.append(time.process_time() - cpu)
+        wall, cpu = time.perf_counter(), time.process_time()
+        for _ in range(self._calls):
+            jax.block_until_ready(self._call(*self._arguments))
+        self._wall.append((time.perf_counter() - wall) / self._calls)
+        self._cpu.append((time.process_time() - cpu) / self._calls)
 
     def result(self) -> Any:
         """Returns what the function returns."""
         return self._call(*self._arguments)
 
     def measurement(self) -> Measurement:
-        """Returns the medians of the calls so far."""
+        """Returns the medians of the samples so far."""
         memory = self._call.memory_analysis()
         return Measurement(
             1e3 * statistics.median(self._wall),

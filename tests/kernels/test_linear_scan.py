@@ -367,6 +367,20 @@ def test_sequential_scan_has_second_derivatives() -> None:
     np.testing.assert_allclose(hessian, 2 * states @ states.T, rtol=1e-4, atol=1e-4)
 
 
+def test_long_scan_has_second_derivatives_in_forward_mode() -> None:
+    matrices, inputs, _ = dense_arguments(ScanCase("", 130, (), 2, gain=0.9))
+    direction = random_array(np.random.default_rng(2), inputs.shape, "float32")
+
+    @fast_jit
+    def curvature(inputs, direction):
+        loss = lambda x: jnp.sum(linear_scan(matrices, x, backend="sequential") ** 2)  # noqa: E731
+        return jax.jvp(jax.grad(loss), (inputs,), (direction,))[1]
+
+    along = reference.linear_recurrence(matrices, direction)
+    change = np.sum(reference.widen(curvature(inputs, direction)) * direction)
+    np.testing.assert_allclose(change, 2 * np.sum(along**2), rtol=1e-5)
+
+
 def test_last_state_alone_is_not_stored_with_the_others() -> None:
     case = ScanCase("", 64, (8, 16, 16), 3, "complex64", constant_drive=True)
     args = coupled_arguments(case)
@@ -455,6 +469,26 @@ def test_bfloat16_is_accumulated_in_float32(backend: str) -> None:
     exact = jitted_scan(matrices.astype(jnp.float32), inputs.astype(jnp.float32), backend=backend)
     assert states.dtype == jnp.float32
     np.testing.assert_allclose(states, exact, rtol=1e-6)
+
+
+@each_backend
+def test_bfloat16_gates_act_in_float32(backend: Backend) -> None:
+    case = ScanCase("", 5, (2, 3), 3, "complex64")
+    transition, inputs, _ = coupled_arguments(case)
+
+    def narrow(x: Any, back: bool) -> Any:
+        if np.iscomplexobj(x):
+            return x
+        narrow = jnp.asarray(x, jnp.bfloat16)
+        return narrow.astype(jnp.float32) if back else narrow
+
+    narrowed, exact = (
+        jax.tree.map(functools.partial(narrow, back=back), (transition, inputs))
+        for back in (False, True)
+    )
+    states = jnp.stack(jitted_scan(*narrowed, backend=backend))
+    assert states.dtype == jnp.complex64
+    assert worst(states, jnp.stack(jitted_scan(*exact, backend=backend))) < 1e-6
 
 
 @each_dense_backend

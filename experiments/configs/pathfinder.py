@@ -113,7 +113,7 @@ def _reference() -> ConfigDict:
 
     For comparison with images of the public generator; the contour length is 6, or given by
     --config.data.contour_length. Test accuracy 89.3 / 79.6 / 56.8 % with 6 / 9 / 14 paddles
-    (seed 0, 2026-11-22), where the distance between the markers alone gives some 87 / 79 / 61 %.
+    (seed 0, 2026-11-22), where the distance between the markers alone gives some 87 / 77 / 61 %.
     """
     config = _default()
     config.data.update(contour_length=6, window=300.0, padding=22.0)

@@ -19,7 +19,7 @@ from common.data.pathfinder.settings import PathfinderSettings
 from common.errors import UserError
 
 SPLITS = ("train", "validation", "test")
-GENERATOR_VERSION = 3
+GENERATOR_VERSION = 4
 CHUNK = 512
 
 Report = Callable[[int, int], None]

@@ -67,6 +67,8 @@ def make_stamps(length: int, thickness: int, margin: int, radius: int, continuit
     degrees = np.arange(DEGREES) * (math.pi / 180.0)
     heads = _circle(length + margin)
     headings = np.concatenate([degrees, np.arctan2(heads[:, 0], heads[:, 1])])
+    # Unlike the others, the first paddle's head is rounded up; its pivot is counted from there.
+    first_heads = _up(length * _directions(degrees))
     turns = np.abs(headings[:, None] - headings[None, DEGREES:]) % (2.0 * math.pi)
     turns = np.minimum(turns, 2.0 * math.pi - turns)
     weights = np.cos(np.minimum(continuity * turns, 0.5 * math.pi)) ** 2
@@ -76,9 +78,9 @@ def make_stamps(length: int, thickness: int, margin: int, radius: int, continuit
     footprints = np.stack([_resize(_widen(shape, 2 * margin), CANVAS) for shape in shapes])
     geometry = Geometry(
         pivots=_up((length + 2 * margin) * _directions(headings)),
-        first_pivots=_up(-margin * _directions(degrees)),
+        first_pivots=_up(first_heads - (length + margin) * _directions(degrees)),
         heads=heads,
-        first_heads=np.floor(length * _directions(degrees)).astype(np.int64),
+        first_heads=first_heads,
         weights=np.round(weights * 2.0**30) / 2.0**30,
         footprints=footprints,
         halos=np.stack([_widen(np.pad(one, margin), margin) for one in footprints]),

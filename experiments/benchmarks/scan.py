@@ -57,7 +57,7 @@ def main() -> int:
     )
     rows = []
     for name in names:
-        rows += time_case(cases[name], 3 if quick else 9)
+        rows += time_case(cases[name], 3 if quick else 5)
     write_json(out, rows)
     draw_scan_cost(rows, out.with_suffix(".png"))
     return 0

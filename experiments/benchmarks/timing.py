@@ -32,7 +32,7 @@ class Measurement:
     compile_s: float
 
 
-SAMPLE_S = 0.01
+SAMPLE_S = 0.05
 
 
 class Compiled:

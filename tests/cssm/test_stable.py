@@ -15,7 +15,10 @@ from cssm.blocks.stable import contracted
 from cssm.simple import BLOCKS
 
 STEPS, CHANNELS, SIZE = 4096, 2, (2, 3)
-PAIRS = (("transformer", "transformer_stable"), ("hgru_bi", "hgru_bi_stable"))
+PAIRS = (
+    ("transformer", "transformer_stable"),
+    pytest.param("hgru_bi", "hgru_bi_stable", marks=pytest.mark.slow),
+)
 RHO = 0.999
 
 

@@ -20,6 +20,8 @@ from jaxtyping import Array, Bool, Complex, Float, Inexact, Int, UInt8
 
 PyTree = Any
 PRNGKey = Array
+Time = int | Int[Array, ""]
+"""Number of a frame in its sequence, from 0; an array where it is traced."""
 
 __all__ = [
     "Array",
@@ -30,5 +32,6 @@ __all__ = [
     "Int",
     "PRNGKey",
     "PyTree",
+    "Time",
     "UInt8",
 ]

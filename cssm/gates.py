@@ -1,6 +1,7 @@
 """Gates: numbers per time and cell of a grid, produced from the mean of a block's input."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,21 +25,22 @@ class GridGate(nn.Module):
         width: its columns: frequencies f of a spectrum, or columns of a map.
         bound: maps the real line to the gate's range.
         dtype: compute dtype of the matrix product; the gate itself is float32.
+        param_dtype: dtype of the parameters.
     """
 
     height: int
     width: int
     bound: Bound
-    dtype: jnp.dtype = jnp.float32
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, context: Float[Array, "t b c"]) -> Float[Array, "t b h w 1"]:
         """Returns the gate, with room for the channels."""
         size = self.height * self.width
-        kernel = self.param(
-            "kernel", nn.initializers.lecun_normal(), (context.shape[-1], size), jnp.float32
-        )
-        bias = self.param("bias", nn.initializers.zeros, (size,), jnp.float32)
+        shape = (context.shape[-1], size)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape, self.param_dtype)
+        bias = self.param("bias", nn.initializers.zeros, (size,), self.param_dtype)
         raw = jnp.matmul(context.astype(self.dtype), kernel.astype(self.dtype))
         raw = raw.astype(jnp.float32) + bias[None, None]
         return self.bound(raw.reshape(*raw.shape[:2], self.height, self.width, 1))

@@ -3,25 +3,29 @@
 from collections.abc import Callable
 from typing import Any
 
-import jax.numpy as jnp
 from flax import linen as nn
 
-Norm = Callable[[str, Any, bool], nn.Module]
-"""norm(name, dtype, training) makes the layer; to be called where a layer may be made."""
+Norm = Callable[[str, Any, Any, bool], nn.Module]
+"""norm(name, dtype, param_dtype, training) makes the layer, where a layer may be made."""
 
 
-def layer_norm(name: str, dtype: jnp.dtype, training: bool) -> nn.Module:
+def layer_norm(name: str, dtype: Any, param_dtype: Any, training: bool) -> nn.Module:
     """Normalises every place by itself; the same in training."""
     del training
-    return nn.LayerNorm(dtype=dtype, name=name)
+    return nn.LayerNorm(dtype=dtype, param_dtype=param_dtype, name=name)
 
 
-def batch_norm(name: str, dtype: jnp.dtype, training: bool) -> nn.Module:
+def batch_norm(name: str, dtype: Any, param_dtype: Any, training: bool) -> nn.Module:
     """Normalises by statistics of the batch in training, of the past otherwise.
 
     They are the collection 'batch_stats', which must be mutable in training. `common.train` keeps
     none: it is there for checkpoints that were trained elsewhere.
     """
     return nn.BatchNorm(
-        use_running_average=not training, momentum=0.99, epsilon=1e-5, dtype=dtype, name=name
+        use_running_average=not training,
+        momentum=0.99,
+        epsilon=1e-5,
+        dtype=dtype,
+        param_dtype=param_dtype,
+        name=name,
     )

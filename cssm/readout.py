@@ -19,13 +19,15 @@ class PooledReadout(nn.Module):
         pool: reduces an array over the axes that it is given.
         dtype: compute dtype up to the pooling; the logits are float32.
         norm: makes the norms.
+        param_dtype: dtype of the parameters.
     """
 
     num_classes: int
     activation: Callable[[Array], Array]
     pool: Callable[[Array, tuple[int, ...]], Array]
-    dtype: jnp.dtype = jnp.float32
+    dtype: Any = jnp.float32
     norm: Norm = layer_norm
+    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(
@@ -37,7 +39,10 @@ class PooledReadout(nn.Module):
             x: the frames to read.
             training: whether the norms learn from this batch.
         """
-        before: Any = self.norm("norm_pre", self.dtype, training)
-        after: Any = self.norm("norm_post", jnp.float32, training)
+        before: Any = self.norm("norm_pre", self.dtype, self.param_dtype, training)
+        after: Any = self.norm("norm_post", jnp.float32, self.param_dtype, training)
         x = self.pool(self.activation(before(x)), (-4, -3, -2)).astype(jnp.float32)
-        return nn.Dense(self.num_classes, name="head")(after(x))
+        head = nn.Dense(
+            self.num_classes, dtype=jnp.float32, param_dtype=self.param_dtype, name="head"
+        )
+        return head(after(x))

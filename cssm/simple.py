@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from common.array_types import Array
-from common.kernels.spectral import Origin
+from common.kernels.spectral import Boundary, Origin
 from common.nn import (
     LearnedMap,
     LearnedTime,
@@ -28,7 +28,7 @@ from cssm.norms import Norm, batch_norm, layer_norm
 from cssm.readout import PooledReadout
 from cssm.stem import ConvStem
 
-BLOCKS: dict[str, Callable[..., nn.Module]] = {
+BLOCKS: dict[str, Callable[..., blocks.StateSpaceBlock]] = {
     "transformer": blocks.TransformerBlock,
     "hgru_bi": blocks.HGRUBilinearBlock,
     "gated": blocks.GatedBlock,
@@ -38,6 +38,8 @@ BLOCKS: dict[str, Callable[..., nn.Module]] = {
     "gdn_4": partial(blocks.GatedDeltaBlock, key_size=4),
     "no_fft": blocks.NoFFTBlock,
     "spatial_attn": blocks.SpatialAttentionBlock,
+    "transformer_stable": blocks.StableTransformerBlock,
+    "hgru_bi_stable": blocks.StableHGRUBilinearBlock,
     "transformer_asymmetric": blocks.AsymmetricBlock,
     "transformer_no_feedback": blocks.NoFeedbackBlock,
     "transformer_no_key": blocks.NoKeyBlock,
@@ -55,7 +57,7 @@ class Position(NamedTuple):
     """A position code: what is turned inside every block, and what comes before the first one."""
 
     rotary: Rotary = no_rotation
-    embedding: Callable[[int], nn.Module] = lambda _: NoEmbedding()
+    embedding: Callable[[int, Any], nn.Module] = lambda rows, dtype: NoEmbedding()
 
 
 POSITIONS: dict[str, Position] = {
@@ -64,9 +66,9 @@ POSITIONS: dict[str, Position] = {
     "spatial_only": Position(rotate_space),
     "temporal": Position(rotate_time),
     "mrope": Position(rotate_interleaved),
-    "separate": Position(embedding=lambda rows: LearnedTime(rows)),
-    "sinusoidal": Position(embedding=lambda _: SinusoidalTime()),
-    "learnable": Position(embedding=lambda _: LearnedMap()),
+    "separate": Position(embedding=LearnedTime),
+    "sinusoidal": Position(embedding=lambda rows, dtype: SinusoidalTime()),
+    "learnable": Position(embedding=lambda rows, dtype: LearnedMap(dtype)),
 }
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": jax.nn.gelu,
@@ -94,7 +96,9 @@ def SimpleCSSM(
     readout: str = "last",
     max_seq_len: int = 32,
     origin: Origin = "centre",
+    boundary: Boundary = "circular",
     dtype: str = "float32",
+    param_dtype: str = "float32",
     act_type: str | None = None,
     pool_type: str | None = None,
     frame_readout: str | None = None,
@@ -116,7 +120,10 @@ def SimpleCSSM(
         readout: the frames that are read, 'last' or 'all'.
         max_seq_len: learned times of the position code 'separate'.
         origin: layout of the kernels; 'upstream' for the public code's checkpoints.
-        dtype: compute dtype, 'float32' or 'bfloat16'; parameters are float32.
+        boundary: what lies beyond the map, its other side ('circular') or zeros ('zero'), see
+            `cssm.spectra.Grid`.
+        dtype: compute dtype of all but transforms and scan, 'float32' or 'bfloat16'.
+        param_dtype: dtype of the parameters, likewise; gradients have it too, so train in float32.
         act_type: `act` as the public code calls it; goes before it.
         pool_type: `pool` as the public code calls it; goes before it.
         frame_readout: `readout` as the public code calls it; goes before it.
@@ -135,14 +142,24 @@ def SimpleCSSM(
     reduce = _choose("pool", pool_type or pool, POOLS)
     norm = _choose("norm_type", norm_type, NORMS)
     compute = _choose("dtype", dtype, DTYPES)
+    stored = _choose("param_dtype", param_dtype, DTYPES)
     return SpectralClassifier(
-        stem=ConvStem(embed_dim, activation, compute, norm),
-        embedding=position.embedding(max_seq_len),
+        stem=ConvStem(embed_dim, activation, compute, norm, stored),
+        embedding=position.embedding(max_seq_len, stored),
         blocks=tuple(
-            block(embed_dim, kernel_size, position.rotary, origin, compute, name=f"cssm_{i}")
+            block(
+                embed_dim,
+                kernel_size,
+                position.rotary,
+                origin,
+                compute,
+                stored,
+                boundary,
+                name=f"cssm_{i}",
+            )
             for i in range(depth)
         ),
-        readout=PooledReadout(num_classes, activation, reduce, compute, norm),
+        readout=PooledReadout(num_classes, activation, reduce, compute, norm, stored),
         seq_len=seq_len,
         last_only=_choose("readout", frame_readout or readout, LAST_ONLY),
     )

@@ -6,45 +6,124 @@ image is transformed once for all of its steps.
 """
 
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
-from common.array_types import Array, Complex, Float
-from common.kernels import real_inverse_fft2
+from common.array_types import Array, Complex, Float, Time
+from common.kernels import kernel_spectrum, real_inverse_fft2
+from common.kernels.spectral import (
+    Boundary,
+    Origin,
+    check_boundary,
+    crop_to_reach,
+    unwrapped_size,
+)
 from common.nn import Rotary
 
 
-def map_size(x: Float[Array, "*b h w c"]) -> tuple[int, int]:
-    """Returns (h, w)."""
+class Grid(NamedTuple):
+    """A map and the grid on which a block transforms it.
+
+    A recurrence that is solved in the spectrum convolves circularly on its grid, at every step.
+    With the boundary 'circular' the grid is the map: what leaves it on one side enters on the
+    other. With 'zero' the map lies in a grid with half a kernel more rows and columns of zeros,
+    and the rest is cut off the result. That is exact for one application of a kernel: its taps
+    reach the zeros, and no other side. It is not for several. The zeros are not renewed between
+    the steps, so what a kernel has carried over the border may come back by the next application,
+    as it would on an infinite map, and after the second one it may also come around, thinned out
+    by as many kernels as it has passed. The bound of the spectrum (`magnitude_bound`) and gates
+    that differ between frequencies are long kernels, with tails that come around at once.
+
+    Attributes:
+        height: rows h of the map.
+        width: its columns w.
+        rows: rows of the grid.
+        columns: its columns; f = columns // 2 + 1.
+        boundary: what lies beyond the map.
+    """
+
+    height: int
+    width: int
+    rows: int
+    columns: int
+    boundary: Boundary
+
+    @property
+    def spectrum_size(self) -> tuple[int, int]:
+        """Rows and columns of a half spectrum."""
+        return self.rows, self.columns // 2 + 1
+
+    def spectra(
+        self, maps: Float[Array, "*b"], axes: tuple[int, int] = (-3, -2)
+    ) -> Complex[Array, "*b"]:
+        """Returns half spectra of maps, rows and columns along `axes`, in float32."""
+        size = (self.rows, self.columns)
+        return jnp.fft.rfft2(maps.astype(jnp.float32), s=size, axes=axes)
+
+    def maps(self, spectra: Complex[Array, "*b r f c"]) -> Float[Array, "*b h w c"]:
+        """Inverts `spectra` by `common.kernels.real_inverse_fft2`."""
+        on_grid = real_inverse_fft2(spectra, (self.rows, self.columns))
+        return on_grid[..., : self.height, : self.width, :]
+
+    def ones(self) -> Complex[Array, "r f"]:
+        """Returns the spectrum of the map that is one everywhere."""
+        if (self.rows, self.columns) == (self.height, self.width):
+            return jnp.zeros(self.spectrum_size).at[0, 0].set(self.height * self.width)
+        return self.spectra(jnp.ones((self.height, self.width)), (-2, -1))
+
+    def kernel_spectrum(
+        self, kernel: Float[Array, "n k l"], origin: Origin, rho: float | None = 0.999
+    ) -> Complex[Array, "r f n"]:
+        """Returns spectra of kernels, see `common.kernels.kernel_spectrum`."""
+        if self.boundary == "zero":
+            kernel = crop_to_reach(kernel, self.height, self.width)
+        spectrum = kernel_spectrum(kernel, self.rows, self.columns, origin=origin, rho=rho)
+        return jnp.moveaxis(spectrum, 0, -1)
+
+
+def grid_of(
+    x: Float[Array, "*b h w c"], kernel_size: int, origin: Origin, boundary: Boundary
+) -> Grid:
+    """Returns the grid of a map, for kernels of some size.
+
+    Raises:
+        ValueError: unknown names, or 'upstream' with 'zero'.
+    """
+    check_boundary(origin, boundary)
     height, width = x.shape[-3:-1]
-    return height, width
+    size = (height, width)
+    if boundary == "zero":
+        size = unwrapped_size(size, (kernel_size, kernel_size))
+    return Grid(height, width, *size, boundary)
 
 
 def frame_spectra(
-    x: Float[Array, "b t h w c"], rotary: Rotary, steps: int
+    x: Float[Array, "b t h w c"], grid: Grid, rotary: Rotary, steps: int, start: Time
 ) -> Complex[Array, "T b h f c"]:
     """Returns the spectra of the frames under a position code, time leading.
 
     Args:
         x: frames; t = 1 is a still image.
+        grid: that of the frames.
         rotary: the position code.
         steps: number T of time steps; the result has one frame where all are the same.
+        start: time of the first step; may be traced.
     """
     still = x.shape[1] == 1 < steps
-    turned = rotary.in_space(x) if still else rotary(x, steps)
-    spectra = jnp.fft.rfft2(turned.astype(jnp.float32), axes=(-3, -2))
+    spectra = grid.spectra(rotary.in_space(x) if still else rotary(x, steps, start))
     if still:
-        spectra = rotary.in_time(spectra, steps)
+        spectra = rotary.in_time(spectra, steps, start)
     return jnp.moveaxis(spectra, 1, 0)
 
 
 def frame_means(
-    spectra: Complex[Array, "t b h f c"], size: tuple[int, int], steps: int
+    spectra: Complex[Array, "t b h f c"], grid: Grid, steps: int
 ) -> Float[Array, "T b c"]:
     """Returns the spatial mean of each of T frames, which their zero frequency holds."""
-    means = spectra[:, :, 0, 0].real / (size[0] * size[1])
+    means = spectra[:, :, 0, 0].real / (grid.height * grid.width)
     return jnp.broadcast_to(means, (steps, *means.shape[1:]))
 
 
@@ -67,29 +146,31 @@ class SpectralDense(nn.Module):
         parts: number of outputs; the columns of the kernel are those of one part after the other.
         channels: width of each.
         dtype: compute dtype of the products.
+        param_dtype: dtype of the parameters.
     """
 
     parts: int
     channels: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(
-        self, spectra: Complex[Array, "t b h f c"], size: tuple[int, int]
+        self, spectra: Complex[Array, "t b h f c"], grid: Grid
     ) -> list[Complex[Array, "t b h f d"]]:
         """Returns the parts.
 
         Args:
             spectra: half spectra of the maps.
-            size: (h, w) of the maps.
+            grid: that of the maps.
         """
         width = self.parts * self.channels
         shape = (spectra.shape[-1], width)
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape, jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, (width,), jnp.float32)
-        sums = jnp.zeros(spectra.shape[2:4]).at[0, 0].set(size[0] * size[1])
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape, self.param_dtype)
+        bias = self.param("bias", nn.initializers.zeros, (width,), self.param_dtype)
+        ones = grid.ones()[..., None]
         return [
-            mix_channels(spectra, part, self.dtype) + (sums[..., None] * offset)[None, None]
+            mix_channels(spectra, part, self.dtype) + (ones * offset)[None, None]
             for part, offset in zip(
                 jnp.split(kernel, self.parts, -1),
                 jnp.split(bias[None, None], self.parts, -1),
@@ -106,30 +187,32 @@ class SpectralReadout(nn.Module):
     Attributes:
         channels: width of the map.
         dtype: compute dtype of the products.
+        param_dtype: dtype of the parameters.
     """
 
     channels: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(
         self,
         states: Sequence[Complex[Array, "t b h f c"]],
         gate: Float[Array, "t b h f 1"],
-        size: tuple[int, int],
+        grid: Grid,
     ) -> Float[Array, "t b h w d"]:
         """Returns the map.
 
         Args:
             states: states of the recurrence.
             gate: multiplies all of them.
-            size: (h, w) of the map.
+            grid: that of the map.
         """
         rows = len(states) * states[0].shape[-1]
         shape = (rows, self.channels)
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape, jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, (self.channels,), jnp.float32)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape, self.param_dtype)
+        bias = self.param("bias", nn.initializers.zeros, (self.channels,), self.param_dtype)
         kernels = kernel.reshape(-1, len(states), self.channels)
         mixed = [mix_channels(s, kernels[:, i], self.dtype) for i, s in enumerate(states)]
-        y = real_inverse_fft2(gate * sum(mixed[1:], start=mixed[0]), size)
+        y = grid.maps(gate * sum(mixed[1:], start=mixed[0]))
         return (y + jnp.broadcast_to(bias, y.shape)).astype(self.dtype)

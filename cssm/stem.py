@@ -29,12 +29,14 @@ class ConvStem(nn.Module):
         activation: nonlinearity.
         dtype: compute dtype.
         norm: makes the norms.
+        param_dtype: dtype of the parameters.
     """
 
     channels: int
     activation: Callable[[Array], Array]
-    dtype: jnp.dtype = jnp.float32
+    dtype: Any = jnp.float32
     norm: Norm = layer_norm
+    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(
@@ -47,7 +49,13 @@ class ConvStem(nn.Module):
             training: whether the norms learn from this batch.
         """
         for stage in (1, 2):
-            x = nn.Conv(self.channels, (3, 3), dtype=self.dtype, name=f"conv{stage}")(x)
-            norm: Any = self.norm(f"norm{stage}", self.dtype, training)
+            x = nn.Conv(
+                self.channels,
+                (3, 3),
+                dtype=self.dtype,
+                param_dtype=self.param_dtype,
+                name=f"conv{stage}",
+            )(x)
+            norm: Any = self.norm(f"norm{stage}", self.dtype, self.param_dtype, training)
             x = max_pool_2x2(norm(self.activation(x)))
         return x

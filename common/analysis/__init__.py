@@ -7,6 +7,7 @@ from common.analysis.attribution import (
     temporal_attribution,
 )
 from common.analysis.capture import capture
+from common.analysis.cost import Cost, program_cost
 from common.analysis.figures import (
     accuracy_by_distance,
     attribution_maps,
@@ -28,6 +29,7 @@ from common.analysis.shortcuts import (
 from common.analysis.style import to_png
 
 __all__ = [
+    "Cost",
     "LogisticModel",
     "Page",
     "accuracy_by_distance",
@@ -43,6 +45,7 @@ __all__ = [
     "kernel_grid",
     "learning_curves",
     "logistic_regression",
+    "program_cost",
     "spatial_attribution",
     "states_over_time",
     "style",

@@ -86,6 +86,44 @@ def _public_span(taps: int, size: int, crops: bool) -> tuple[slice, int]:
     return slice(None), (size - taps) // 2
 
 
+def crop_to_reach(kernel: Float[Array, "c k l"], height: int, width: int) -> Array:
+    """Cuts off taps that join no two cells of a map, those a map's length or more from the centre.
+
+    With zeros beyond the map they meet nothing else.
+    """
+    _, rows, columns = kernel.shape
+    top, left = max(0, rows // 2 - height + 1), max(0, columns // 2 - width + 1)
+    return kernel[:, top : rows // 2 + height, left : columns // 2 + width]
+
+
+def unwrapped_size(size: tuple[int, int], taps: tuple[int, ...]) -> tuple[int, int]:
+    """Returns the (h, w) on which kernels of `taps` taps do not reach around a map of `size`.
+
+    The map lies in the first rows and columns, and zeros after them, half a kernel of them (but no
+    more than the map has) and up to the next length with small prime factors.
+    """
+    height, width = (_fast_length(n + min(k // 2, n - 1)) for n, k in zip(size, taps, strict=True))
+    return height, width
+
+
+def _fast_length(at_least: int) -> int:
+    lengths = (2**a * 3**b * 5**c for a in range(20) for b in range(12) for c in range(8))
+    return min(n for n in lengths if n >= at_least)
+
+
+def check_boundary(origin: str, boundary: str) -> None:
+    """Checks the names of a kernel's origin and of what lies beyond the map.
+
+    Raises:
+        ValueError: unknown choices, or such that exclude each other.
+    """
+    for name, value, kind in (("origin", origin, Origin), ("boundary", boundary, Boundary)):
+        if value not in get_args(kind):
+            raise ValueError(f"{name} is {value!r}; choose one of {get_args(kind)}")
+    if origin == "upstream" and boundary == "zero":
+        raise ValueError("origin 'upstream' is a circular shift; choose boundary 'circular'")
+
+
 def magnitude_bound(spectrum: Complex[Array, "*b"], rho: float = 0.999) -> Complex[Array, "*b"]:
     """Squashes every entry K to rho K / (1 + |K|): same phase, magnitude below rho."""
     return rho * spectrum / (1.0 + jnp.abs(spectrum))
@@ -233,17 +271,11 @@ def choose_method(taps: tuple[int, int], *, rho: float | None = None) -> Method:
 
 
 def _check(origin: str, boundary: str, rho: float | None, method: str) -> None:
-    for name, value, kind in (
-        ("origin", origin, Origin),
-        ("boundary", boundary, Boundary),
-        ("method", method, Method),
-    ):
-        if value not in get_args(kind):
-            raise ValueError(f"{name} is {value!r}; choose one of {get_args(kind)}")
+    check_boundary(origin, boundary)
+    if method not in get_args(Method):
+        raise ValueError(f"method is {method!r}; choose one of {get_args(Method)}")
     if rho is not None and method == "direct":
         raise ValueError("rho bounds a spectrum; the method 'direct' has none, choose 'fft'")
-    if origin == "upstream" and boundary == "zero":
-        raise ValueError("origin 'upstream' is a circular shift; choose boundary 'circular'")
 
 
 def _convolve_by_fft(
@@ -252,26 +284,12 @@ def _convolve_by_fft(
     _, height, width, _ = x.shape
     size = (height, width)
     if boundary == "zero":
-        kernel = _crop(kernel, height, width)
-        size = (_room(height, kernel.shape[1], rho), _room(width, kernel.shape[2], rho))
+        doubled = (2 * height, 2 * width)
+        size = unwrapped_size(size, kernel.shape[1:]) if rho is None else doubled
+        kernel = crop_to_reach(kernel, height, width)
     spectrum = kernel_spectrum(kernel, *size, origin=origin, rho=rho)
     product = jnp.fft.rfft2(x, s=size, axes=(1, 2)) * jnp.moveaxis(spectrum, 0, -1)[None]
     return jnp.fft.irfft2(product, s=size, axes=(1, 2))[:, :height, :width]
-
-
-def _crop(kernel: Array, height: int, width: int) -> Array:
-    """Cuts off taps that meet nothing but zeros, those a map's length or more from the centre."""
-    _, rows, columns = kernel.shape
-    top, left = max(0, rows // 2 - height + 1), max(0, columns // 2 - width + 1)
-    return kernel[:, top : rows // 2 + height, left : columns // 2 + width]
-
-
-def _room(size: int, taps: int, rho: float | None) -> int:
-    """Returns a length of small prime factors on which nothing wraps; under a bound, twice it."""
-    if rho is not None:
-        return 2 * size
-    lengths = (2**a * 3**b * 5**c for a in range(20) for b in range(12) for c in range(8))
-    return min(n for n in lengths if n >= size + taps // 2)
 
 
 def _convolve_directly(x: Array, kernel: Array, origin: Origin, boundary: Boundary) -> Array:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from common.array_types import Array, Float, Inexact
+from common.array_types import Array, Float, Inexact, Time
 
 
 class Turns(NamedTuple):
@@ -42,15 +42,24 @@ class Rotary:
 
     turns: Callable[[Float[Array, "j"]], Turns]
 
-    def __call__(self, x: Float[Array, "b t h w c"], steps: int) -> Float[Array, "b t h w c"]:
+    def __call__(
+        self, x: Float[Array, "b t h w c"], steps: int, start: Time = 0
+    ) -> Float[Array, "b t h w c"]:
         """Turns x; a still image (t = 1) becomes `steps` frames if the code turns with time.
+
+        Args:
+            x: maps.
+            steps: number of frames.
+            start: time of the first one; may be traced.
 
         Raises:
             ValueError: an odd number of channels.
         """
         *_, height, width, channels = x.shape
         turns = self.turns(rotary_frequencies(channels))
-        return _turned(x, _temporal_angles(turns, steps), _spatial_angles(turns, height, width))
+        return _turned(
+            x, _temporal_angles(turns, steps, start), _spatial_angles(turns, height, width)
+        )
 
     def in_space(self, x: Float[Array, "b t h w c"]) -> Float[Array, "b t h w c"]:
         """Turns x by row and column alone."""
@@ -58,10 +67,12 @@ class Rotary:
         turns = self.turns(rotary_frequencies(channels))
         return _turned(x, None, _spatial_angles(turns, height, width))
 
-    def in_time(self, x: Inexact[Array, "b t h w c"], steps: int) -> Inexact[Array, "b t h w c"]:
+    def in_time(
+        self, x: Inexact[Array, "b t h w c"], steps: int, start: Time = 0
+    ) -> Inexact[Array, "b t h w c"]:
         """Turns x by frame alone; x may be the spectra of maps that were turned in space."""
         turns = self.turns(rotary_frequencies(x.shape[-1]))
-        return _turned(x, _temporal_angles(turns, steps), None)
+        return _turned(x, _temporal_angles(turns, steps, start), None)
 
 
 def rotary_frequencies(channels: int) -> Float[Array, "j"]:
@@ -82,10 +93,10 @@ def rotate_pairs(
     return rotated.reshape(x.shape)
 
 
-def _temporal_angles(turns: Turns, steps: int) -> Float[Array, "t 1 1 j"] | None:
+def _temporal_angles(turns: Turns, steps: int, start: Time) -> Float[Array, "t 1 1 j"] | None:
     if turns.time is None:
         return None
-    return jnp.outer(jnp.arange(steps), turns.time)[:, None, None]
+    return jnp.outer(start + jnp.arange(steps), turns.time)[:, None, None]
 
 
 def _spatial_angles(turns: Turns, height: int, width: int) -> Float[Array, "h w j"] | None:
@@ -162,7 +173,13 @@ The frequencies go to the axes by thirds, and the pairs that are left over turn 
 """
 
 
-def time_code(steps: int, channels: int) -> Float[Array, "t c"]:
-    """Returns sin and cos of t times the rotary frequencies, interleaved."""
-    angles = jnp.outer(jnp.arange(steps), rotary_frequencies(channels))
+def time_code(steps: int, channels: int, start: Time = 0) -> Float[Array, "t c"]:
+    """Returns sin and cos of t times the rotary frequencies, interleaved.
+
+    Args:
+        steps: number of times.
+        channels: width of the code.
+        start: first time; may be traced.
+    """
+    angles = jnp.outer(start + jnp.arange(steps), rotary_frequencies(channels))
     return jnp.stack([jnp.sin(angles), jnp.cos(angles)], -1).reshape(steps, channels)

@@ -6,7 +6,7 @@ Source of the list: flags of TransformerCSSM in drewlinsley/CSSM, February to Ma
 import jax
 import jax.numpy as jnp
 
-from common.array_types import Array, Float
+from common.array_types import Array, Float, Time
 from common.kernels import CoupledTransition
 from cssm.blocks.spectral import Gates
 from cssm.blocks.transformer import TransformerBlock
@@ -97,11 +97,11 @@ class UnboundedBlock(TransformerBlock):
 class SteadyGatesBlock(TransformerBlock):
     """The Q/K/A block with gates that see the mean of the input alone, and no position or time."""
 
-    def context(self, x: Array, frames: Array, steps: int) -> Float[Array, "T b c"]:
+    def context(self, x: Array, means: Float[Array, "T b c"], start: Time) -> Array:
         """Returns the mean of each frame as it came in."""
-        del frames
-        means = x.astype(jnp.float32).mean((-3, -2)).swapaxes(0, 1)
-        return jnp.broadcast_to(means, (steps, *means.shape[1:]))
+        del start
+        plain = x.astype(jnp.float32).mean((-3, -2)).swapaxes(0, 1)
+        return jnp.broadcast_to(plain, means.shape)
 
 
 class PartialReadoutBlock(TransformerBlock):

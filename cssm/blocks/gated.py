@@ -5,8 +5,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from common.array_types import Array, Float
-from common.kernels import CoupledTransition, GatedInput, real_inverse_fft2
-from cssm.blocks.spectral import Gates, Size, SpectralBlock
+from common.kernels import CoupledTransition, GatedInput
+from cssm.blocks.spectral import Gates, SpectralBlock
+from cssm.spectra import Grid
 
 LEAST_STEP = 1e-8
 
@@ -34,12 +35,12 @@ class GatedBlock(SpectralBlock):
         (kappa,) = kernels
         return CoupledTransition(((None,),), ((jnp.exp(-gates["delta_gate"]),),), kappa)
 
-    def inputs(self, gates: Gates, frames: Array, size: Size) -> tuple[GatedInput, ...]:
+    def inputs(self, gates: Gates, frames: Array, grid: Grid) -> tuple[GatedInput, ...]:
         """Returns the frames times step size and input gate."""
         return (GatedInput((gates["delta_gate"] + LEAST_STEP) * gates["B_gate"], frames),)
 
-    def read_out(self, states: list[Array], gates: Gates, size: Size) -> Float[Array, "T b h w c"]:
+    def read_out(self, states: list[Array], gates: Gates, grid: Grid) -> Float[Array, "T b h w c"]:
         """Returns the gated state, back in space."""
-        out = real_inverse_fft2(gates["C_gate"] * states[0], size)
+        out = grid.maps(gates["C_gate"] * states[0])
         self.sow_states(out)
         return out.astype(self.dtype)

@@ -6,18 +6,18 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from common.array_types import Array, Complex, Float
-from common.kernels import causal_conv, kernel_spectrum, linear_scan, real_inverse_fft2
-from common.kernels.spectral import Origin
-from common.nn import Rotary, time_code
+from common.array_types import Array, Complex, Float, PyTree, Time
+from common.kernels import causal_conv, causal_conv_state, linear_scan
+from common.nn import time_code
+from cssm.blocks.base import StateSpaceBlock
 from cssm.gates import decay
-from cssm.spectra import map_size
+from cssm.spectra import Grid, grid_of
 
 TAPS = 4
 EPSILON = 1e-6
 
 
-class GatedDeltaBlock(nn.Module):
+class GatedDeltaBlock(StateSpaceBlock):
     """A memory S of d x d numbers per head and frequency that is corrected, not only added to.
 
     With kappa the bounded spectrum of one kernel per head, alpha in (0.1, 0.99) and beta in (0, 1)
@@ -36,95 +36,100 @@ class GatedDeltaBlock(nn.Module):
     "Gated Delta Networks". There the erased direction is the conjugate of the written one, so that
     complex keys do not erase what they wrote; here they do.
 
+    The channels are a multiple of the key size.
+
     Attributes:
-        channels: width c of the block, a multiple of the key size.
-        kernel_size: side of the spatial kernels, in cells of the map.
-        rotary: position code applied to the block's input.
-        origin: where the kernels' centre lies, see `common.kernels.lay_out_kernel`.
-        dtype: compute dtype of the projections; transforms and scan run in float32.
         key_size: d; there are c / d heads. The scan's matrices are d times as many as the states.
     """
 
-    channels: int
-    kernel_size: int
-    rotary: Rotary
-    origin: Origin = "centre"
-    dtype: jnp.dtype = jnp.float32
     key_size: int = 2
 
     @nn.compact
-    def __call__(
-        self, x: Float[Array, "b t h w c"], steps: int, last_only: bool = False
-    ) -> Float[Array, "b T h w c"]:
-        """Returns the block's output without the residual.
+    def advance(
+        self,
+        x: Float[Array, "b t h w c"],
+        steps: int,
+        state: PyTree = None,
+        start: Time = 0,
+        last_only: bool = False,
+    ) -> tuple[Float[Array, "b T h w c"], PyTree]:
+        """Returns the output, and a state of two parts.
 
-        Args:
-            x: input frames; t = 1 is a still image that enters at every step.
-            steps: number T of time steps.
-            last_only: return the last frame alone (T = 1).
+        They are the last three projected frames (b, h, w, 3, 3 c) and the memories
+        (b, h, f, n, d, d).
 
         Raises:
             ValueError: the channels do not make up whole heads.
         """
         if self.channels % self.key_size:
             raise ValueError(f"{self.channels} channels do not split into heads of {self.key_size}")
-        x = self.rotary(x, steps)
+        recent, memory = (None, None) if state is None else state
+        grid = grid_of(x, self.kernel_size, self.origin, self.boundary)
+        x = self.rotary(x, steps, start)
         x = jnp.broadcast_to(x, (x.shape[0], steps, *x.shape[2:]))
-        query, key, value = self._queries_keys_values(x)
-        alpha, beta = self._gates(x)
+        mixed = jnp.moveaxis(self._dense(3 * self.channels, "input_proj")(x), 1, -2)
+        mixed = mixed.astype(jnp.float32)
+        query, key, value = self._queries_keys_values(mixed, recent, grid)
+        alpha, beta = self._gates(x, start)
         last_only = last_only and not self.is_mutable_collection("intermediates")
         states: Any = linear_scan(
-            memory_transition(alpha, beta, self._spectrum(map_size(x)), key),
+            memory_transition(alpha, beta, self._spectrum(grid), key),
             memory_writes(beta, value, key),
+            memory,
             output="last" if last_only else "all",
         )
         if last_only:
             states, query, x = states[..., None, :], query[..., -1:, :], x[:, -1:]
         retrieved = (states * query[..., None, :, :]).sum(-1)
-        return self._read_out(jnp.swapaxes(retrieved, -1, -2), x)
+        out = self._read_out(jnp.swapaxes(retrieved, -1, -2), x, grid)
+        return out, (causal_conv_state(mixed, TAPS, recent), states[..., -1, :])
 
-    def _queries_keys_values(self, x: Array) -> list[Complex[Array, "b h f n t d"]]:
+    def _dense(self, width: int, name: str) -> nn.Dense:
+        return nn.Dense(width, dtype=self.dtype, param_dtype=self.param_dtype, name=name)
+
+    def _queries_keys_values(
+        self, x: Float[Array, "b h w t 3c"], recent: Array | None, grid: Grid
+    ) -> list[Complex[Array, "b h f n t d"]]:
         """Returns the spectra of queries, keys (both normalised) and values."""
-        x = nn.Dense(3 * self.channels, dtype=self.dtype, name="input_proj")(x)
-        taps = self.param(
-            "temporal_kernel", nn.initializers.lecun_normal(), (TAPS, x.shape[-1]), jnp.float32
-        )
-        x = jax.nn.silu(causal_conv(jnp.moveaxis(x, 1, -2).astype(jnp.float32), taps))
-        spectra = jnp.fft.rfft2(x, axes=(-4, -3))  # b h f t c
+        shape = (TAPS, x.shape[-1])
+        initial = nn.initializers.lecun_normal()
+        taps = self.param("temporal_kernel", initial, shape, self.param_dtype)
+        convolved = causal_conv(x, taps.astype(jnp.float32), state=recent)
+        spectra = grid.spectra(jax.nn.silu(convolved), (-4, -3))  # b h f t c
         spectra = spectra.reshape(*spectra.shape[:-1], 3, -1, self.key_size)
         query, key, value = jnp.moveaxis(spectra, (-3, -4), (0, -2))
         query, key = (_normalised(s, (1, 2)) for s in (query, key))
         return [query, _normalised(key, (-1,)), value]
 
-    def _gates(self, x: Array) -> tuple[Float[Array, "b 1 1 n t 1"], Float[Array, "b 1 1 n t 1"]]:
+    def _gates(self, x: Array, start: Time) -> tuple[Array, Array]:
+        """Returns alpha and beta, (b, 1, 1, n, t, 1)."""
         context = x.astype(jnp.float32).mean((-3, -2))
-        context = context + time_code(x.shape[1], x.shape[-1])[None]
+        context = context + time_code(x.shape[1], x.shape[-1], start)[None]
         gates = {}
         for name, bound in (("alpha", decay), ("beta", jax.nn.sigmoid)):
-            raw = nn.Dense(self.channels // self.key_size, dtype=self.dtype, name=name)(context)
+            raw = self._dense(self.channels // self.key_size, name)(context)
             gates[name] = bound(raw.astype(jnp.float32))
         by_time = {name: gate.swapaxes(0, 1)[:, :, None, None] for name, gate in gates.items()}
         self.sow("intermediates", "gates", by_time)
         alpha, beta = (gate.swapaxes(-1, -2)[:, None, None, :, :, None] for gate in gates.values())
         return alpha, beta
 
-    def _spectrum(self, size: tuple[int, int]) -> Complex[Array, "1 h f n 1 1"]:
+    def _spectrum(self, grid: Grid) -> Complex[Array, "1 h f n 1 1"]:
         shape = (self.channels // self.key_size, self.kernel_size, self.kernel_size)
-        kernel = self.param("kernel", nn.initializers.xavier_normal(), shape, jnp.float32)
-        spectrum = kernel_spectrum(kernel, *size, origin=self.origin)
-        return jnp.moveaxis(spectrum, 0, -1)[None, ..., None, None]
+        kernel = self.param("kernel", nn.initializers.xavier_normal(), shape, self.param_dtype)
+        return grid.kernel_spectrum(kernel, self.origin)[None, ..., None, None]
 
-    def _read_out(self, spectra: Complex[Array, "b h f n t d"], x: Array) -> Array:
+    def _read_out(self, spectra: Complex[Array, "b h f n t d"], x: Array, grid: Grid) -> Array:
         """Returns norm, gate and projection of what was retrieved, (b, t, h, w, c)."""
         spectra = jnp.moveaxis(spectra, -2, 1)
         spectra = spectra.reshape(*spectra.shape[:-2], self.channels)
-        out = real_inverse_fft2(spectra, map_size(x))
+        out = grid.maps(spectra)
         self.sow("intermediates", "states", jnp.swapaxes(out, 0, 1)[..., None])
-        out = nn.RMSNorm(epsilon=EPSILON, dtype=self.dtype, name="norm")(out)
-        gate = nn.Dense(self.channels, dtype=self.dtype, name="gate_proj")(x)
-        return nn.Dense(self.channels, dtype=self.dtype, name="output_proj")(
-            out * jax.nn.silu(gate)
+        norm = nn.RMSNorm(
+            epsilon=EPSILON, dtype=self.dtype, param_dtype=self.param_dtype, name="norm"
         )
+        gate = self._dense(self.channels, "gate_proj")(x)
+        return self._dense(self.channels, "output_proj")(norm(out) * jax.nn.silu(gate))
 
 
 def _normalised(spectra: Array, axes: tuple[int, ...]) -> Array:

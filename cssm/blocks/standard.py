@@ -4,8 +4,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from common.array_types import Array, Float
-from common.kernels import CoupledTransition, GatedInput, real_inverse_fft2
-from cssm.blocks.spectral import Gates, Size, SpectralBlock
+from common.kernels import CoupledTransition, GatedInput
+from cssm.blocks.spectral import Gates, SpectralBlock
+from cssm.spectra import Grid
 
 
 class StandardBlock(SpectralBlock):
@@ -17,9 +18,9 @@ class StandardBlock(SpectralBlock):
 
     kernel_init = staticmethod(nn.initializers.normal(0.02))
 
-    def gates(self, context: Float[Array, "T b c"], size: Size) -> Gates:
+    def gates(self, context: Float[Array, "T b c"], grid: Grid) -> Gates:
         """Returns an open gate, which carries the number of steps."""
-        del size
+        del grid
         return {"open": jnp.ones((context.shape[0], 1, 1, 1, 1))}
 
     def transition(self, gates: Gates, *kernels: Array) -> CoupledTransition:
@@ -27,12 +28,12 @@ class StandardBlock(SpectralBlock):
         (kappa,) = kernels
         return CoupledTransition(((None,),), ((gates["open"],),), kappa)
 
-    def inputs(self, gates: Gates, frames: Array, size: Size) -> tuple[GatedInput, ...]:
+    def inputs(self, gates: Gates, frames: Array, grid: Grid) -> tuple[GatedInput, ...]:
         """Returns the frames."""
         return (GatedInput(None, frames),)
 
-    def read_out(self, states: list[Array], gates: Gates, size: Size) -> Float[Array, "T b h w c"]:
+    def read_out(self, states: list[Array], gates: Gates, grid: Grid) -> Float[Array, "T b h w c"]:
         """Returns the state, back in space."""
-        out = real_inverse_fft2(states[0], size)
+        out = grid.maps(states[0])
         self.sow_states(out)
         return out.astype(self.dtype)

@@ -145,6 +145,28 @@ def bilinear(g, e, i, X, Y, Z):
     )
 
 
+def contracting(equation: Callable[..., tuple], states: int) -> Callable[..., tuple]:
+    """The equation with a matrix read off it, entry by entry, and its rows scaled."""
+
+    def step(g, *kernels_and_states):
+        kernels, state = kernels_and_states[:-states], kernels_and_states[-states:]
+        magnitudes = [abs(k).max(0, keepdims=True) for k in kernels]
+        moved = list(equation(g, *kernels, *state))
+        for i in range(states):
+            row = [abs(equation(_positive(g), *magnitudes, *unit)[i]) for unit in np.eye(states)]
+            own = equation(g, *kernels, *np.eye(states)[i])[i] * state[i]
+            room = 0.999 - row[i]
+            factor = np.minimum(1.0, room / (sum(row) - row[i]))
+            moved[i] = own + factor * (moved[i] - own)
+        return tuple(moved)
+
+    return step
+
+
+def _positive(gates: SimpleNamespace) -> SimpleNamespace:
+    return SimpleNamespace(**{name: abs(gate) for name, gate in vars(gates).items()})
+
+
 def opponent(g, e, i, X, Y):
     return (
         g.decay_x_gate * X - g.mu_gate * i * Y,
@@ -259,6 +281,8 @@ LOOPS: dict[str, Callable[[Params, np.ndarray], np.ndarray]] = {
     "gdn_4": gated_delta,
     "no_fft": no_fft,
     "spatial_attn": spatial_attention,
+    "transformer_stable": projected(contracting(query_key_attention, 3), ATTENTION_INPUTS),
+    "hgru_bi_stable": projected(contracting(bilinear, 3), ("B_gate", "D_gate", "E_gate")),
     "transformer_asymmetric": projected(asymmetric, ATTENTION_INPUTS),
     "transformer_no_feedback": projected(no_feedback, ATTENTION_INPUTS),
     "transformer_no_key": projected(no_key, ("B_Q", "B_A")),

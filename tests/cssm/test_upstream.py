@@ -14,9 +14,10 @@ from cssm import SimpleCSSM, checkpoint_to_model
 from cssm.simple import BLOCKS
 
 GOLDEN = Path(__file__).parent / "golden" / "transformer_32_e8_k5"
-HIDDEN = ("transformer_unbounded", "transformer_steady_gates")  # share the transformer's names
+HIDDEN = ("transformer_unbounded", "transformer_steady_gates", "transformer_stable")
 READS = {f"transformer_read_{s}": "transformer_read_q" for s in "ka"}
 READS |= {f"transformer_read_{s}": "transformer_read_qk" for s in ("qa", "ka")}
+VISIBLE = READS | dict.fromkeys(HIDDEN, "transformer") | {"hgru_bi_stable": "hgru_bi"}
 SIZES: dict[str, Any] = {"num_classes": 3, "embed_dim": 8, "kernel_size": 5}
 
 
@@ -44,7 +45,7 @@ def test_notebook_checkpoints_of_both_numpys_give_the_same_model() -> None:
 @pytest.mark.parametrize("cssm_type", BLOCKS)
 def test_block_and_sizes_are_read_off_the_parameters(tmp_path: Path, cssm_type: str) -> None:
     """Reading out another state of as many cannot be seen, nor what has no parameters."""
-    visible = "transformer" if cssm_type in HIDDEN else READS.get(cssm_type, cssm_type)
+    visible = VISIBLE.get(cssm_type, cssm_type)
     model, _ = checkpoint_to_model(saved(tmp_path / "x.pkl", cssm_type=cssm_type, depth=2))
     expected = SIZES | {"cssm_type": visible, "depth": 2, "origin": "upstream"}
     if cssm_type in ("no_fft", "spatial_attn"):  # no kernel

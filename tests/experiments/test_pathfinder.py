@@ -5,6 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from common.data.pathfinder import PathfinderImages, PathfinderSettings
 from common.data.pathfinder.export import export
@@ -123,6 +124,25 @@ def test_wrong_values_are_named(override, message, tmp_path):
     config = load_config(variant("smoke"), {"data.cache": str(tmp_path), **override})
     with pytest.raises(UserError, match=message):
         make_task(config)
+
+
+SIZES = {"act": "relu", "pool": "max", "dtype": "float32", "seq_len": 8}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"name": "hgru", "embed_dim": 8, "kernel_size": 0, **SIZES}, "kernel_size is 0"),
+        ({"name": "hgru", "embed_dim": 8, "kernel_size": 4, **SIZES}, "kernel_size is 4; expected"),
+        ({"name": "hgru", "embed_dim": 8, "kernel_size": 3, **SIZES, "pool": "min"}, "pool is"),
+        ({"name": "vit", "width": 6, "heads": 4, "patch": 4, "depth": 1, **SIZES}, "width is 6"),
+        ({"name": "resnet", "widths": (), "blocks": 1, **SIZES}, r"widths is \(\); expected"),
+        ({"name": "resnet", "widths": (8,), "blocks": 1, "dtype": "int8"}, "dtype is 'int8'"),
+    ],
+)
+def test_values_that_a_baseline_refuses_are_named(fields, message):
+    with pytest.raises(UserError, match=f"model.{message}"):
+        make_model(ConfigDict(fields))
 
 
 def test_unknown_variant_lists_the_known_ones():

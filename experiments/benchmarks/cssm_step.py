@@ -142,6 +142,7 @@ def models_for(case: Case) -> tuple[str, ...]:
 
 def measure_apart(case: str, model: str, repeats: int) -> dict[str, Any]:
     """Returns the row of one model, measured in a process of its own."""
+    print(f"{case}, {model} ...", file=sys.stderr, flush=True)
     context = multiprocessing.get_context("spawn")
     try:
         with ProcessPoolExecutor(1, context) as executor:

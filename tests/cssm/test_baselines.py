@@ -245,3 +245,28 @@ def test_gradients_are_finite_and_reach_every_parameter(model: Any) -> None:
         assert np.isfinite(leaf).all(), name
         if not name.endswith("key/bias"):  # adds the same to all scores of a query
             assert np.abs(leaf).max() > 1e-4, name
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        HGRUClassifier(
+            ConvStem(4, jax.nn.relu, jnp.bfloat16),
+            HGRUCell(4, 3, jnp.bfloat16),
+            PooledReadout(2, jax.nn.relu, jnp.max, jnp.bfloat16),
+            3,
+        ),
+        ViT(8, heads=2, patch=2, depth=2, dtype=jnp.bfloat16),
+        ResNet((3, 4), blocks=1, dtype=jnp.bfloat16),
+    ],
+    ids=["hgru", "vit", "resnet"],
+)
+def test_bfloat16_is_for_what_lies_between_parameters_and_logits(model: Any) -> None:
+    def run(x):
+        return model.init_with_output(jax.random.key(0), x, capture_intermediates=True)
+
+    logits, variables = jax.eval_shape(run, jnp.zeros((2, 8, 8, 3)))
+    assert logits.dtype == jnp.float32
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables["params"])} == {jnp.dtype("float32")}
+    inner = {leaf.dtype for leaf in jax.tree.leaves(variables["intermediates"])}
+    assert jnp.dtype("bfloat16") in inner

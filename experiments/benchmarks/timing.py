@@ -24,12 +24,14 @@ class Measurement:
         cpu_ms: median processor time of the whole process, milliseconds.
         temporary_mb: memory for intermediates by the compiler's own account, megabytes.
         compile_s: wall time of the compilation, seconds.
+        compile_cpu_s: processor time of the compilation, seconds.
     """
 
     wall_ms: float
     cpu_ms: float
     temporary_mb: float
     compile_s: float
+    compile_cpu_s: float
 
 
 SAMPLE_S = 0.05
@@ -48,9 +50,10 @@ class Compiled:
 
     def __init__(self, function: Callable[..., Any], *arguments: Any):
         lowered = jax.jit(function).lower(*arguments)
-        begin = time.perf_counter()
+        wall, cpu = time.perf_counter(), time.process_time()
         self._call = lowered.compile()
-        self._compile_s = time.perf_counter() - begin
+        self._compile_s = time.perf_counter() - wall
+        self._compile_cpu_s = time.process_time() - cpu
         self._arguments = arguments
         self._wall: list[float] = []
         self._cpu: list[float] = []
@@ -80,6 +83,7 @@ class Compiled:
             1e3 * statistics.median(self._cpu),
             memory.temp_size_in_bytes / 1e6 if memory else math.nan,
             self._compile_s,
+            self._compile_cpu_s,
         )
 
 
@@ -100,7 +104,8 @@ def print_table(rows: Sequence[dict[str, Any]]) -> None:
         print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
     for row in rows:
         if "unavailable" in row:
-            print(f"{row['case']}, {row['pass']}, {row['backend']}: {row['unavailable']}")
+            *names, reason = (str(value) for value in row.values())
+            print(f"{', '.join(names)}: {reason}")
     print(flush=True)
 
 

@@ -2,25 +2,19 @@
 
 import json
 
-import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
-from common.data.pathfinder import PathfinderImages, PathfinderSettings
+from common.data.pathfinder import PathfinderSettings
 from common.data.pathfinder.export import export
 from common.errors import UserError
-from common.train import (
-    fit,
-    make_init,
-    make_optimizer,
-    make_train_step,
-    metric_names,
-    read_records,
-)
+from common.train import fit, read_records
 from experiments.cli import load_config
 from experiments.models import make_model
 from experiments.pathfinder import DEFAULT_CONFIG, evaluate, main, train_and_evaluate
-from experiments.tasks.pathfinder import PathfinderTask, make_task
+from experiments.tasks.pathfinder import make_task
+from tests.experiments.steps import step_shapes
 
 VARIANTS = ("", "smoke", "conv_net", "reference", "paper")
 TINY = {
@@ -34,37 +28,13 @@ TINY = {
 }
 
 
-def blank_task(config):
-    """Makes the task of a config over blank images that take no memory."""
-    size = config.data.image_size
-    blank = PathfinderImages(
-        np.broadcast_to(np.uint8(0), (2, size, size)),
-        np.zeros(2, np.uint8),
-        np.zeros((2, 2, 2), np.float32),
-        np.zeros((2, 2), np.float32),
-    )
-    return PathfinderTask(make_model(config.model), blank, {"validation": blank, "test": blank})
-
-
 def variant(name):
     return f"{DEFAULT_CONFIG}:{name}"
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_config_makes_a_training_step_of_its_own_shapes(name):
-    config = load_config(variant(name))
-    task = blank_task(config)
-    optimizer, _ = make_optimizer(config.optim, config.train.steps)
-    size, batch_size = config.data.image_size, config.train.batch_size
-    batch = {
-        "image": jax.ShapeDtypeStruct((batch_size, size, size), np.uint8),
-        "label": jax.ShapeDtypeStruct((batch_size,), np.int32),
-    }
-    init = make_init(task, optimizer, metric_names(task, batch))
-    before = jax.eval_shape(init, jax.random.key(0))
-    after = jax.eval_shape(make_train_step(task, optimizer, 10), before, batch)
-    same = jax.tree.map(lambda a, b: a.shape == b.shape and a.dtype == b.dtype, before, after)
-    assert all(jax.tree.leaves(same))
+    step_shapes(load_config(variant(name)))
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -123,6 +93,25 @@ def test_wrong_values_are_named(override, message, tmp_path):
     config = load_config(variant("smoke"), {"data.cache": str(tmp_path), **override})
     with pytest.raises(UserError, match=message):
         make_task(config)
+
+
+SIZES = {"act": "relu", "pool": "max", "dtype": "float32", "seq_len": 8}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"name": "hgru", "embed_dim": 8, "kernel_size": 0, **SIZES}, "kernel_size is 0"),
+        ({"name": "hgru", "embed_dim": 8, "kernel_size": 4, **SIZES}, "kernel_size is 4; expected"),
+        ({"name": "hgru", "embed_dim": 8, "kernel_size": 3, **SIZES, "pool": "min"}, "pool is"),
+        ({"name": "vit", "width": 6, "heads": 4, "patch": 4, "depth": 1, **SIZES}, "width is 6"),
+        ({"name": "resnet", "widths": (), "blocks": 1, **SIZES}, r"widths is \(\); expected"),
+        ({"name": "resnet", "widths": (8,), "blocks": 1, "dtype": "int8"}, "dtype is 'int8'"),
+    ],
+)
+def test_values_that_a_baseline_refuses_are_named(fields, message):
+    with pytest.raises(UserError, match=f"model.{message}"):
+        make_model(ConfigDict(fields))
 
 
 def test_unknown_variant_lists_the_known_ones():

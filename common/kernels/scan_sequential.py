@@ -37,8 +37,8 @@ Step = Callable[[PyTree, PyTree, PyTree], PyTree]
 
 CHECKPOINT_FROM = 128
 CHUNK = 64
-TILE_FROM_BYTES = 2**21
 TILE_BYTES = 2**19
+CACHE_BYTES = 2**21
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,9 +146,10 @@ def number_of_steps(walk: Walk, sliced: PyTree) -> int:
 def first_tile(walk: Walk, shared: PyTree, sliced: PyTree, state: PyTree) -> Rows | None:
     """Returns the first of the tiles that a CPU takes the lanes in, or None for no tiles.
 
-    Where what a step touches no longer fits into a core's cache (with time outermost: its share of
-    the arrays, else all of them), the lanes are cut along the first axis that every array has in
-    full and that is long enough, and each tile goes through all steps.
+    Where a step touches more than `TILE_BYTES` (with time outermost: its share of the arrays, else
+    all of them), the lanes are cut along the first axis that every array has in full and that is
+    long enough for tiles below `CACHE_BYTES`, and each tile goes through all steps: what it touches
+    stays in a core's cache, and XLA does not deal its operations out to threads.
     """
     steps = number_of_steps(walk, sliced)
     if jax.default_backend() != "cpu" or steps >= CHECKPOINT_FROM:
@@ -157,7 +158,7 @@ def first_tile(walk: Walk, shared: PyTree, sliced: PyTree, state: PyTree) -> Row
     one = sum(x.nbytes for x in states)
     arrays = sum(x.nbytes for x in jax.tree.leaves(sliced)) + steps * one
     touched = 2 * one + arrays // (steps if walk.axis == 0 else 1)
-    if touched < TILE_FROM_BYTES:
+    if touched < TILE_BYTES:
         return None
     lanes = states[0].shape if isinstance(state, tuple) else states[0].shape[:-1]
     tiles = [
@@ -165,7 +166,7 @@ def first_tile(walk: Walk, shared: PyTree, sliced: PyTree, state: PyTree) -> Row
         for axis, size in enumerate(lanes)
         if size > 1 and _all_have(size, axis, walk, shared, sliced)
     ]
-    fits = (t for t in tiles if t.count * touched <= TILE_FROM_BYTES * t.total)
+    fits = (t for t in tiles if t.count * touched <= CACHE_BYTES * t.total)
     return next(fits, min(tiles, key=lambda t: t.count / t.total, default=None))
 
 

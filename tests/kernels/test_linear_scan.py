@@ -195,7 +195,6 @@ def test_lanes_in_tiles_give_the_same_numbers(
     case: ScanCase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = solve(case, "sequential")
-    monkeypatch.setattr(scan_sequential, "TILE_FROM_BYTES", 1)
     monkeypatch.setattr(scan_sequential, "TILE_BYTES", 1)
     tiled = solve.__wrapped__(case, "sequential")
     for mine, other in zip(jax.tree.leaves(tiled), jax.tree.leaves(whole), strict=True):

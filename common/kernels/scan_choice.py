@@ -33,7 +33,9 @@ RULES = {
 }
 """The first rule that fits counts; platforms that are not named take those of the GPU.
 
-CPU: `python -m experiments.benchmarks.scan`, two cores.
+CPU: `python -m experiments.benchmarks.scan`, two cores of an Intel Xeon at 2.1 GHz, 2026-11-22. In
+processor time sequential is ahead of chunked from 4 steps on: forward 3.6 times at 4 steps, 5 to 8
+times at 256 to 4,096 and 4 times at 16,384; backward 2 to 6 times.
 """
 
 

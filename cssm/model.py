@@ -70,7 +70,7 @@ class SpectralClassifier(nn.Module):
         Raises:
             ValueError: x is neither.
         """
-        frames = _as_frames(x)
+        frames = as_frames(x)
         steps = self.seq_len if x.ndim == 4 else x.shape[1]
         return self._run(frames, steps, training=training)[0]
 
@@ -98,7 +98,7 @@ class SpectralClassifier(nn.Module):
             raise ValueError(
                 "a readout of all frames keeps none of them; step needs readout 'last'"
             )
-        frames = _as_frames(x)
+        frames = as_frames(x)
         time, states = (0, None) if state is None else state
         logits, states = self._run(frames, frames.shape[1], states, time)
         return logits, StreamState(jnp.asarray(time + frames.shape[1], jnp.int32), states)
@@ -140,7 +140,12 @@ class SpectralClassifier(nn.Module):
         return read(x[:, -1:] if self.last_only else x, training), tuple(ends)
 
 
-def _as_frames(x: Array) -> Float[Array, "b t H W 3"]:
+def as_frames(x: Array) -> Float[Array, "b t H W 3"]:
+    """Returns videos as they are, and still images as videos of one frame.
+
+    Raises:
+        ValueError: x is neither.
+    """
     if x.ndim not in (4, 5):
         raise ValueError(f"expected images (b, H, W, 3) or videos (b, t, H, W, 3); got {x.shape}")
     return x[:, None] if x.ndim == 4 else x

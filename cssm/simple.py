@@ -136,13 +136,13 @@ def SimpleCSSM(
     for name, size in sizes.items():
         if size < 1:
             raise ValueError(f"{name} is {size}; expected 1 or more")
-    block = _choose("cssm_type", cssm_type, BLOCKS)
-    position = _choose("pos_embed", pos_embed, POSITIONS)
-    activation = _choose("act", act_type or act, ACTIVATIONS)
-    reduce = _choose("pool", pool_type or pool, POOLS)
-    norm = _choose("norm_type", norm_type, NORMS)
-    compute = _choose("dtype", dtype, DTYPES)
-    stored = _choose("param_dtype", param_dtype, DTYPES)
+    block = choose("cssm_type", cssm_type, BLOCKS)
+    position = choose("pos_embed", pos_embed, POSITIONS)
+    activation = choose("act", act_type or act, ACTIVATIONS)
+    reduce = choose("pool", pool_type or pool, POOLS)
+    norm = choose("norm_type", norm_type, NORMS)
+    compute = choose("dtype", dtype, DTYPES)
+    stored = choose("param_dtype", param_dtype, DTYPES)
     return SpectralClassifier(
         stem=ConvStem(embed_dim, activation, compute, norm, stored),
         embedding=position.embedding(max_seq_len, stored),
@@ -161,11 +161,16 @@ def SimpleCSSM(
         ),
         readout=PooledReadout(num_classes, activation, reduce, compute, norm, stored),
         seq_len=seq_len,
-        last_only=_choose("readout", frame_readout or readout, LAST_ONLY),
+        last_only=choose("readout", frame_readout or readout, LAST_ONLY),
     )
 
 
-def _choose(field: str, name: str, choices: Mapping[str, Any]) -> Any:
+def choose(field: str, name: str, choices: Mapping[str, Any]) -> Any:
+    """Returns what a name stands for.
+
+    Raises:
+        ValueError: it is not in the list; the message names the field and the choices.
+    """
     if name not in choices:
         raise ValueError(f"{field} is {name!r}; choose one of {sorted(choices)}")
     return choices[name]

@@ -1,7 +1,6 @@
 """Models by name: the one place where a config's word becomes a module."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 from flax import linen as nn
 from jax import numpy as jnp
@@ -11,7 +10,7 @@ from common.errors import UserError
 from cssm import SimpleCSSM
 from cssm.baselines import ConvNet, HGRUCell, HGRUClassifier, ResNet, ViT
 from cssm.readout import PooledReadout
-from cssm.simple import ACTIVATIONS, DTYPES, POOLS
+from cssm.simple import ACTIVATIONS, DTYPES, POOLS, choose
 from cssm.stem import ConvStem
 
 
@@ -25,23 +24,23 @@ def _conv_net(config: ConfigDict) -> nn.Module:
 
 def _hgru(config: ConfigDict) -> nn.Module:
     """Builds the hGRU between the stem and the readout that the spectral blocks have."""
-    activation = _choose("act", config.act, ACTIVATIONS)
-    dtype = _choose("dtype", config.dtype, DTYPES)
+    activation = choose("act", config.act, ACTIVATIONS)
+    dtype = choose("dtype", config.dtype, DTYPES)
     return HGRUClassifier(
         ConvStem(config.embed_dim, activation, dtype),
         HGRUCell(config.embed_dim, config.kernel_size, dtype),
-        PooledReadout(2, activation, _choose("pool", config.pool, POOLS), dtype),
+        PooledReadout(2, activation, choose("pool", config.pool, POOLS), dtype),
         config.seq_len,
     )
 
 
 def _vit(config: ConfigDict) -> nn.Module:
-    dtype = _choose("dtype", config.dtype, DTYPES)
+    dtype = choose("dtype", config.dtype, DTYPES)
     return ViT(config.width, config.heads, config.patch, config.depth, dtype=dtype)
 
 
 def _resnet(config: ConfigDict) -> nn.Module:
-    dtype = _choose("dtype", config.dtype, DTYPES)
+    dtype = choose("dtype", config.dtype, DTYPES)
     return ResNet(tuple(config.widths), config.blocks, dtype=dtype)
 
 
@@ -67,9 +66,3 @@ def make_model(config: ConfigDict) -> nn.Module:
         return MODELS[config.name](ConfigDict(fields))
     except ValueError as error:
         raise UserError(f"model.{error}") from error
-
-
-def _choose(field: str, name: str, choices: Mapping[str, Any]) -> Any:
-    if name not in choices:
-        raise ValueError(f"{field} is {name!r}; choose one of {sorted(choices)}")
-    return choices[name]

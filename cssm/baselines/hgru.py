@@ -13,6 +13,7 @@ from flax import linen as nn
 from jax import lax
 
 from common.array_types import Array, Float, PRNGKey
+from cssm.model import as_frames
 
 HORIZON = 8
 """Steps that the gates remember at first: their biases begin at -/+ log of 1 to HORIZON - 1."""
@@ -127,13 +128,8 @@ class HGRUClassifier(nn.Module):
         Raises:
             ValueError: x is neither.
         """
-        if x.ndim not in (4, 5):
-            raise ValueError(
-                f"expected images (b, H, W, 3) or videos (b, t, H, W, 3); got {x.shape}"
-            )
-        still = x.ndim == 4
-        x = self.stem(x[:, None] if still else x, training)
-        steps = self.seq_len if still else x.shape[1]
+        steps = self.seq_len if x.ndim == 4 else x.shape[1]
+        x = self.stem(as_frames(x), training)
         return self.readout(_run(self.cell, x, steps)[:, None], training)
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from common.array_types import Array, Float, Time
 from common.kernels import CoupledTransition
 from cssm.blocks.spectral import Gates
-from cssm.blocks.transformer import TransformerBlock
+from cssm.blocks.transformer import TransformerBlock, local_entries
 
 
 def _without(*names: str) -> dict:
@@ -30,18 +30,13 @@ class AsymmetricBlock(TransformerBlock):
 
     def transition(self, gates: Gates, *kernels: Array) -> CoupledTransition:
         """Returns M_t of (Q, K, A)."""
-        (kappa,), gamma = kernels, gates["gamma"]
-        local = (
-            (gates["decay_Q"], None, None),
-            (None, gates["decay_K"], None),
-            (gamma, gamma, gates["decay_A"]),
-        )
+        (kappa,) = kernels
         coupled = (
             (None, gates["w_k_to_q"], gates["alpha"]),
             (gates["w_q_to_k"], None, None),
             (None, None, None),
         )
-        return CoupledTransition(local, coupled, kappa)
+        return CoupledTransition(local_entries(gates), coupled, kappa)
 
 
 class NoFeedbackBlock(TransformerBlock):
@@ -58,14 +53,9 @@ class NoFeedbackBlock(TransformerBlock):
 
     def transition(self, gates: Gates, *kernels: Array) -> CoupledTransition:
         """Returns M_t of (Q, K, A)."""
-        (kappa,), gamma, w = kernels, gates["gamma"], gates["w_qk"]
-        local = (
-            (gates["decay_Q"], None, None),
-            (None, gates["decay_K"], None),
-            (gamma, gamma, gates["decay_A"]),
-        )
+        (kappa,), w = kernels, gates["w_qk"]
         coupled = ((None, w, None), (w, None, None), (None, None, None))
-        return CoupledTransition(local, coupled, kappa)
+        return CoupledTransition(local_entries(gates), coupled, kappa)
 
 
 class NoKeyBlock(TransformerBlock):

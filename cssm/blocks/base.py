@@ -63,3 +63,7 @@ class StateSpaceBlock(nn.Module):
             last_only: return the last frame alone (T = 1).
         """
         raise NotImplementedError
+
+    def dense(self, width: int, name: str) -> nn.Dense:
+        """Returns a linear layer over the channels, in the block's dtypes."""
+        return nn.Dense(width, dtype=self.dtype, param_dtype=self.param_dtype, name=name)

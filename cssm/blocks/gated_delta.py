@@ -67,7 +67,7 @@ class GatedDeltaBlock(StateSpaceBlock):
         grid = grid_of(x, self.kernel_size, self.origin, self.boundary)
         x = self.rotary(x, steps, start)
         x = jnp.broadcast_to(x, (x.shape[0], steps, *x.shape[2:]))
-        mixed = jnp.moveaxis(self._dense(3 * self.channels, "input_proj")(x), 1, -2)
+        mixed = jnp.moveaxis(self.dense(3 * self.channels, "input_proj")(x), 1, -2)
         mixed = mixed.astype(jnp.float32)
         query, key, value = self._queries_keys_values(mixed, recent, grid)
         alpha, beta = self._gates(x, start)
@@ -83,9 +83,6 @@ class GatedDeltaBlock(StateSpaceBlock):
         retrieved = (states * query[..., None, :, :]).sum(-1)
         out = self._read_out(jnp.swapaxes(retrieved, -1, -2), x, grid)
         return out, (causal_conv_state(mixed, TAPS, recent), states[..., -1, :])
-
-    def _dense(self, width: int, name: str) -> nn.Dense:
-        return nn.Dense(width, dtype=self.dtype, param_dtype=self.param_dtype, name=name)
 
     def _queries_keys_values(
         self, x: Float[Array, "b h w t 3c"], recent: Array | None, grid: Grid
@@ -107,7 +104,7 @@ class GatedDeltaBlock(StateSpaceBlock):
         context = context + time_code(x.shape[1], x.shape[-1], start)[None]
         gates = {}
         for name, bound in (("alpha", decay), ("beta", jax.nn.sigmoid)):
-            raw = self._dense(self.channels // self.key_size, name)(context)
+            raw = self.dense(self.channels // self.key_size, name)(context)
             gates[name] = bound(raw.astype(jnp.float32))
         by_time = {name: gate.swapaxes(0, 1)[:, :, None, None] for name, gate in gates.items()}
         self.sow("intermediates", "gates", by_time)
@@ -128,8 +125,8 @@ class GatedDeltaBlock(StateSpaceBlock):
         norm = nn.RMSNorm(
             epsilon=EPSILON, dtype=self.dtype, param_dtype=self.param_dtype, name="norm"
         )
-        gate = self._dense(self.channels, "gate_proj")(x)
-        return self._dense(self.channels, "output_proj")(norm(out) * jax.nn.silu(gate))
+        gate = self.dense(self.channels, "gate_proj")(x)
+        return self.dense(self.channels, "output_proj")(norm(out) * jax.nn.silu(gate))
 
 
 def _normalised(spectra: Array, axes: tuple[int, ...]) -> Array:

@@ -40,7 +40,7 @@ class NoFFTBlock(StateSpaceBlock):
     ) -> tuple[Float[Array, "b T h w c"], PyTree]:
         """Returns the output, and the state after the last step, one of (b, h, w, c)."""
         x = jnp.moveaxis(self.rotary(x, steps, start), 1, 0)
-        memory, output = jnp.split(self._dense(2 * self.channels, "input_proj")(x), 2, -1)
+        memory, output = jnp.split(self.dense(2 * self.channels, "input_proj")(x), 2, -1)
         gates = self._gates(x, start)
         last_only = last_only and not self.is_mutable_collection("intermediates")
         initial = nn.initializers.constant(INITIAL_LOGIT)
@@ -59,11 +59,8 @@ class NoFFTBlock(StateSpaceBlock):
         read = gates["C"] * states[0]
         self.sow("intermediates", "states", read[..., None])
         norm = nn.RMSNorm(dtype=self.dtype, param_dtype=self.param_dtype, name="norm")
-        out = self._dense(self.channels, "output_proj")(norm(read) * jax.nn.silu(output))
+        out = self.dense(self.channels, "output_proj")(norm(read) * jax.nn.silu(output))
         return jnp.moveaxis(out, 0, 1), tuple(s[-1] for s in states)
-
-    def _dense(self, width: int, name: str) -> nn.Dense:
-        return nn.Dense(width, dtype=self.dtype, param_dtype=self.param_dtype, name=name)
 
     def _gates(self, x: Array, start: Time) -> dict[str, Float[Array, "T b h w 1"]]:
         steps, _, height, width, channels = x.shape

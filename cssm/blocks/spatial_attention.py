@@ -52,12 +52,9 @@ class SpatialAttentionBlock(StateSpaceBlock):
         )
         attended = self._scaled("attention_scale", attend(self._norm("norm1", places)))
         hidden = self._norm("norm2", places + attended)
-        hidden = self._dense(EXPANSION * self.channels, "mlp_up")(hidden)
-        hidden = self._dense(self.channels, "mlp_down")(jax.nn.gelu(hidden))
+        hidden = self.dense(EXPANSION * self.channels, "mlp_up")(hidden)
+        hidden = self.dense(self.channels, "mlp_down")(jax.nn.gelu(hidden))
         return (attended + self._scaled("mlp_scale", hidden)).reshape(x.shape), ()
-
-    def _dense(self, width: int, name: str) -> nn.Dense:
-        return nn.Dense(width, dtype=self.dtype, param_dtype=self.param_dtype, name=name)
 
     def _add_positions(self, x: Array) -> Array:
         shape = (1, 1, *x.shape[2:])

@@ -4,6 +4,7 @@ import jax
 
 from common.array_types import Array
 from common.kernels import CoupledTransition
+from common.kernels.transitions import Entries
 from cssm.blocks.spectral import Gates, ProjectedBlock
 from cssm.gates import decay
 
@@ -32,11 +33,16 @@ class TransformerBlock(ProjectedBlock):
 
     def transition(self, gates: Gates, *kernels: Array) -> CoupledTransition:
         """Returns M_t of (Q, K, A)."""
-        (kappa,), gamma, w = kernels, gates["gamma"], gates["w_qk"]
-        local = (
-            (gates["decay_Q"], None, None),
-            (None, gates["decay_K"], None),
-            (gamma, gamma, gates["decay_A"]),
-        )
+        (kappa,), w = kernels, gates["w_qk"]
         coupled = ((None, w, gates["alpha"]), (w, None, None), (None, None, None))
-        return CoupledTransition(local, coupled, kappa)
+        return CoupledTransition(local_entries(gates), coupled, kappa)
+
+
+def local_entries(gates: Gates) -> Entries:
+    """Returns what is in M_t of (Q, K, A) besides the kernel's part."""
+    gamma = gates["gamma"]
+    return (
+        (gates["decay_Q"], None, None),
+        (None, gates["decay_K"], None),
+        (gamma, gamma, gates["decay_A"]),
+    )

@@ -7,7 +7,7 @@ from common.analysis.attribution import (
     temporal_attribution,
 )
 from common.analysis.capture import capture
-from common.analysis.cost import Cost, program_cost
+from common.analysis.cost import Cost, count_flops, program_cost
 from common.analysis.figures import (
     accuracy_by_distance,
     attribution_maps,
@@ -38,6 +38,7 @@ __all__ = [
     "binned_accuracy",
     "capture",
     "comparison",
+    "count_flops",
     "cross_validated_accuracy",
     "gates_over_time",
     "image_grid",

@@ -30,9 +30,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
-from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun
 from ml_collections import ConfigDict
 
+from common.analysis import count_flops
 from common.array_types import Array, PyTree
 from common.kernels.cases import BENCHMARK_CASES
 from common.train.state import parameter_count
@@ -223,36 +223,6 @@ def peak_rss_mb() -> float:
         return math.nan
     peaks = [line.split()[1] for line in lines if line.startswith("VmHWM:")]
     return 1.024e-3 * int(peaks[0]) if peaks else math.nan
-
-
-def count_flops(function: Callable[..., Any], *arguments: Any) -> float:
-    """Returns XLA's count of a function's operations, with scans taken as often as they run."""
-    traced = jax.jit(function).trace(*arguments)
-    return _xla_flops(traced) + _uncounted_flops(traced.jaxpr.jaxpr)
-
-
-def _xla_flops(traced: Any) -> float:
-    return float(traced.lower().cost_analysis()["flops"])
-
-
-def _uncounted_flops(jaxpr: Jaxpr) -> float:
-    """Returns what XLA leaves out, which takes the body of every loop once."""
-    total = 0.0
-    for equation in jaxpr.eqns:
-        for body in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_jaxpr):
-            if not _is_jaxpr(body):
-                continue
-            inner = body.jaxpr if isinstance(body, ClosedJaxpr) else body
-            runs = equation.params["length"] if equation.primitive.name == "scan" else 1
-            total += runs * _uncounted_flops(inner)
-            if runs > 1:
-                shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in body.in_avals]
-                total += (runs - 1) * _xla_flops(jax.jit(jaxpr_as_fun(body)).trace(*shapes))
-    return total
-
-
-def _is_jaxpr(value: Any) -> bool:
-    return isinstance(value, Jaxpr | ClosedJaxpr)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import pytest
 
-from common.analysis import program_cost
+from common.analysis import count_flops, program_cost
 from cssm import SimpleCSSM
 
 
@@ -15,6 +16,27 @@ def test_cost_of_a_matrix_product() -> None:
     cost = program_cost(lambda x: (x @ x) @ x, square)
     assert abs(cost.flops - 2 * 2 * 64**3) < 0.01 * cost.flops
     assert square.nbytes <= cost.temporary_bytes < 4 * square.nbytes
+
+
+def test_flops_of_loops_are_taken_as_often_as_they_run() -> None:
+    """n^3 multiplications and additions, in a scan of 5 within one of 3, forward and backward."""
+    weights, x = jnp.ones((16, 16)), jnp.ones((16, 16))
+    product = 2 * 16**3
+
+    def inner(carry, _):
+        return carry @ weights, None
+
+    @jax.jit
+    def nested(x):
+        def outer(carry, _):
+            return jax.lax.scan(inner, carry, None, length=5)[0], None
+
+        return jax.lax.scan(outer, x, None, length=3)[0]
+
+    assert count_flops(lambda x: x @ weights, x) == product
+    assert count_flops(nested, x) == pytest.approx(15 * product, rel=0.01)
+    slope = jax.value_and_grad(lambda x: nested(x).sum())
+    assert count_flops(slope, x) == pytest.approx(30 * product, rel=0.05)
 
 
 def test_still_image_costs_less_than_half_of_its_repetition() -> None:

@@ -4,6 +4,7 @@ from common.kernels import goom
 from common.kernels.causal_conv import causal_conv, causal_conv_state, causal_conv_step
 from common.kernels.film import film, film_parameters
 from common.kernels.goom import Goom, from_goom, to_goom
+from common.kernels.mixing_conv import mixing_conv_2d
 from common.kernels.scan import linear_scan
 from common.kernels.scan_choice import choose_backend
 from common.kernels.scan_sharded import sharded_linear_scan
@@ -32,6 +33,7 @@ __all__ = [
     "lay_out_kernel",
     "linear_scan",
     "magnitude_bound",
+    "mixing_conv_2d",
     "real_inverse_fft2",
     "sharded_linear_scan",
     "spectral_conv_2d",

@@ -5,14 +5,15 @@ with horizontal gated recurrent units", section 2.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax import lax
 
 from common.array_types import Array, Float, PRNGKey
+from common.kernels import mixing_conv_2d
 from cssm.model import as_frames
 
 HORIZON = 8
@@ -66,12 +67,12 @@ class HGRUCell(nn.Module):
         """Returns the next state, and nothing else, as `nn.scan` wants it."""
         weights = {name: self._per_channel(name, start, x.shape) for name, start in CIRCUIT.items()}
         alpha, mu, kappa, beta, omega = weights.values()
-        kernel = self._kernel()
+        conv = partial(mixing_conv_2d, kernel=self._kernel(), boundary="zero")
         gain = self._gate("gain", state, remember=False)
-        inhibition = self._norm("norm_inhibition", convolve(gain * state, kernel))
+        inhibition = self._norm("norm_inhibition", conv(gain * state))
         below = jnp.tanh(x - inhibition * (alpha * state + mu))
         mix = self._gate("mix", below, remember=True)
-        excitation = self._norm("norm_excitation", convolve(below, kernel))
+        excitation = self._norm("norm_excitation", conv(below))
         new = jnp.tanh(kappa * below + beta * excitation + omega * below * excitation)
         return (1 - mix) * state + mix * new, None
 
@@ -146,15 +147,6 @@ def _run(cell: HGRUCell, x: Float[Array, "b t h w c"], steps: int) -> Float[Arra
         length=steps,
     )
     return walk(cell, jnp.zeros_like(x[:, 0]), drive)[0]
-
-
-def convolve(
-    x: Float[Array, "b h w c"], kernel: Float[Array, "k k c c"]
-) -> Float[Array, "b h w c"]:
-    """Cross-correlates maps with a kernel, as the layers of neural networks do; zeros around."""
-    return lax.conv_general_dilated(
-        x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
 
 
 def chrono_bias(key: PRNGKey, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:

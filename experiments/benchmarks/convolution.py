@@ -2,10 +2,10 @@
 
     python -m experiments.benchmarks.convolution [--quick] [--cases=map_16_3,...] [--out=FILE]
 
-A map case is map_SIZE_TAPS, a causal one causal_LENGTH_TAPS. 'lax' is XLA's own grouped
-convolution; 'autodiff' is the same sum over taps as the project's, differentiated by JAX instead of
-by its own rule; 'copy' is x + 1. Ratios are to the first row of a case and pass. Backward passes
-give the gradients of every array, for a random cotangent.
+A map case is map_SIZE_TAPS, one that mixes channels mixing_SIZE_TAPS, a causal one
+causal_LENGTH_TAPS. 'lax' is XLA's own convolution; 'autodiff' is the same sum over taps as the
+project's, differentiated by JAX instead of by its own rule; 'copy' is x + 1. Ratios are to the
+first row of a case and pass. Backward passes give the gradients of all arrays, random cotangent.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ import numpy as np
 from jax import lax
 
 from common.array_types import Array, PyTree
-from common.kernels import causal_conv, film, spectral_conv_2d
+from common.kernels import causal_conv, film, mixing_conv_2d, spectral_conv_2d
 from common.kernels.cases import random_array
 from common.kernels.reference import widen
 from common.kernels.spectral import Boundary
@@ -111,6 +111,23 @@ def causal_case(length: int, taps: int, batch: int, channels: int) -> Case:
     return Case(f"causal_{length}_{taps}", ((batch, length, channels), (taps, channels)), variants)
 
 
+def mixing_convolution(x: Array, kernel: Array) -> Array:
+    """Convolves maps (b, h, w, c) with kernels (k, k, c, d), zeros around, through XLA's own."""
+    return lax.conv_general_dilated(
+        x, kernel[::-1, ::-1], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def mixing_case(size: int, taps: int, batch: int, channels: int) -> Case:
+    """Returns the convolution of square maps from all channels to all channels."""
+    shapes = ((batch, size, size, channels), (taps, taps, channels, channels))
+    ways: dict[str, Callable[..., Array]] = {
+        "fft": partial(mixing_conv_2d, boundary="zero"),
+        "lax": mixing_convolution,
+    }
+    return Case(f"mixing_{size}_{taps}", shapes, ways)
+
+
 def film_case(size: int, batch: int, channels: int) -> Case:
     """Returns FiLM of maps by one vector a sample, beside a copy of them."""
     shapes = ((batch, size, size, channels), (batch, channels), (batch, channels))
@@ -124,6 +141,7 @@ CASES = (
     *(map_case(32, taps, 8, 64, "zero") for taps in (3, 7, 9)),
     *(causal_case(128, taps, 8, 128) for taps in (3, 4, 16)),
     *(causal_case(1024, taps, 4, 256) for taps in (4, 16)),
+    *(mixing_case(16, taps, 8, 32) for taps in (3, 7, 15)),
     film_case(32, 8, 64),
 )
 QUICK = ("map_16_3", "map_16_9", "causal_128_4", "film_32")

@@ -40,7 +40,7 @@ def count(params: Any) -> int:
 
 
 def convolved(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-    """Sum over offsets d and channels a of x[p + d, a] kernel[d, a], zero outside the map."""
+    """Sum over offsets d and channels a of x[p - d, a] kernel[d, a], zero outside the map."""
     side, reach = kernel.shape[0], kernel.shape[0] // 2
     _, height, width, _ = x.shape
     out = np.zeros_like(x)
@@ -48,7 +48,7 @@ def convolved(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
         for column in range(width):
             for i in range(side):
                 for j in range(side):
-                    y, z = row + i - reach, column + j - reach
+                    y, z = row - i + reach, column - j + reach
                     if 0 <= y < height and 0 <= z < width:
                         out[:, row, column] += x[:, y, z] @ kernel[i, j]
     return out

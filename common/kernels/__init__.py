@@ -2,6 +2,7 @@
 
 from common.kernels import goom
 from common.kernels.causal_conv import causal_conv, causal_conv_state, causal_conv_step
+from common.kernels.conv import correlate_2d
 from common.kernels.film import film, film_parameters
 from common.kernels.goom import Goom, from_goom, to_goom
 from common.kernels.mixing_conv import mixing_conv_2d
@@ -25,6 +26,7 @@ __all__ = [
     "causal_conv_state",
     "causal_conv_step",
     "choose_backend",
+    "correlate_2d",
     "film",
     "film_parameters",
     "from_goom",

@@ -30,6 +30,11 @@ class Rows(NamedTuple):
         return self.axis + (self.axis >= time_axis)
 
 
+def largest_divisor(number: int, at_most: int) -> int:
+    """Returns the largest divisor of a number up to a bound, and 1 where the bound is less."""
+    return max(n for n in range(1, max(1, min(number, at_most)) + 1) if number % n == 0)
+
+
 def at_time(tree: PyTree, time: Any, axis: int, rows: Rows | None = None) -> PyTree:
     """Returns every array, or some rows of it, at one time, without the time axis."""
 

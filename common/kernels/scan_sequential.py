@@ -26,6 +26,7 @@ from common.kernels.arrays import (
     cut_rows,
     equally_varying,
     filled_like,
+    largest_divisor,
     put_rows,
     put_span,
     put_time,
@@ -162,16 +163,12 @@ def first_tile(walk: Walk, shared: PyTree, sliced: PyTree, state: PyTree) -> Row
         return None
     lanes = states[0].shape if isinstance(state, tuple) else states[0].shape[:-1]
     tiles = [
-        Rows(axis, 0, _largest_divisor(size, size * TILE_BYTES // touched), size)
+        Rows(axis, 0, largest_divisor(size, size * TILE_BYTES // touched), size)
         for axis, size in enumerate(lanes)
         if size > 1 and _all_have(size, axis, walk, shared, sliced)
     ]
     fits = (t for t in tiles if t.count * touched <= CACHE_BYTES * t.total)
     return next(fits, min(tiles, key=lambda t: t.count / t.total, default=None))
-
-
-def _largest_divisor(number: int, at_most: int) -> int:
-    return max(n for n in range(1, max(1, at_most) + 1) if number % n == 0)
 
 
 def _all_have(size: int, axis: int, walk: Walk, shared: PyTree, sliced: PyTree) -> bool:

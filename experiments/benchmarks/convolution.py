@@ -2,10 +2,11 @@
 
     python -m experiments.benchmarks.convolution [--quick] [--cases=map_16_3,...] [--out=FILE]
 
-A map case is map_SIZE_TAPS, one that mixes channels mixing_SIZE_TAPS, a causal one
-causal_LENGTH_TAPS. 'lax' is XLA's own convolution; 'autodiff' is the same sum over taps as the
-project's, differentiated by JAX instead of by its own rule; 'copy' is x + 1. Ratios are to the
-first row of a case and pass. Backward passes give the gradients of all arrays, random cotangent.
+A map case is map_SIZE_TAPS, one that mixes channels mixing_SIZE_TAPS, a layer of 3 x 3 taps
+layer_SIZE, a causal one causal_LENGTH_TAPS. 'lax' is XLA's own convolution; 'autodiff' is the same
+sum over taps as the project's, differentiated by JAX instead of by its own rule; 'copy' is x + 1.
+Ratios are to the first row of a case and pass. Backward passes give the gradients of all arrays,
+for a random cotangent.
 """
 
 import dataclasses
@@ -20,7 +21,7 @@ import numpy as np
 from jax import lax
 
 from common.array_types import Array, PyTree
-from common.kernels import causal_conv, film, mixing_conv_2d, spectral_conv_2d
+from common.kernels import causal_conv, correlate_2d, film, mixing_conv_2d, spectral_conv_2d
 from common.kernels.cases import random_array
 from common.kernels.reference import widen
 from common.kernels.spectral import Boundary
@@ -111,11 +112,16 @@ def causal_case(length: int, taps: int, batch: int, channels: int) -> Case:
     return Case(f"causal_{length}_{taps}", ((batch, length, channels), (taps, channels)), variants)
 
 
-def mixing_convolution(x: Array, kernel: Array) -> Array:
-    """Convolves maps (b, h, w, c) with kernels (k, k, c, d), zeros around, through XLA's own."""
+def dense_correlation(x: Array, kernel: Array) -> Array:
+    """Correlates maps (b, h, w, c) with kernels (k, k, c, d), zeros around, through XLA's own."""
     return lax.conv_general_dilated(
-        x, kernel[::-1, ::-1], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
+
+
+def one_by_one(correlate: Callable[..., Array], x: Array, kernel: Array) -> Array:
+    """Correlates one map after the other."""
+    return lax.map(lambda single: correlate(single[None], kernel)[0], x)
 
 
 def mixing_case(size: int, taps: int, batch: int, channels: int) -> Case:
@@ -123,9 +129,21 @@ def mixing_case(size: int, taps: int, batch: int, channels: int) -> Case:
     shapes = ((batch, size, size, channels), (taps, taps, channels, channels))
     ways: dict[str, Callable[..., Array]] = {
         "fft": partial(mixing_conv_2d, boundary="zero"),
-        "lax": mixing_convolution,
+        "lax": lambda x, kernel: dense_correlation(x, kernel[::-1, ::-1]),
     }
     return Case(f"mixing_{size}_{taps}", shapes, ways)
+
+
+def layer_case(size: int, batch: int, channels: int) -> Case:
+    """Returns the 3 x 3 layer of a neural network, for all maps at once and one after the other."""
+    shapes = ((batch, size, size, channels), (3, 3, channels, channels))
+    ways: dict[str, Callable[..., Array]] = {
+        "own": correlate_2d,
+        "lax": dense_correlation,
+        "own, in a loop": partial(one_by_one, correlate_2d),
+        "lax, in a loop": partial(one_by_one, dense_correlation),
+    }
+    return Case(f"layer_{size}", shapes, ways)
 
 
 def film_case(size: int, batch: int, channels: int) -> Case:
@@ -142,6 +160,8 @@ CASES = (
     *(causal_case(128, taps, 8, 128) for taps in (3, 4, 16)),
     *(causal_case(1024, taps, 4, 256) for taps in (4, 16)),
     *(mixing_case(16, taps, 8, 32) for taps in (3, 7, 15)),
+    layer_case(32, 32, 32),
+    layer_case(64, 16, 64),
     film_case(32, 8, 64),
 )
 QUICK = ("map_16_3", "map_16_9", "causal_128_4", "film_32")

@@ -39,6 +39,7 @@ def _default() -> ConfigDict:
     config.model.pos_embed = "none"
     config.model.act = "relu"
     config.model.pool = "max"
+    config.model.boundary = "circular"
     config.model.dtype = "float32"
 
     config.data = ConfigDict()

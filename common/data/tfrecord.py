@@ -23,8 +23,8 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, te
 from google.protobuf.message import DecodeError
 
 from common.errors import DataError, UserError
+from common.files import StrPath, open_data_file
 
-StrPath = str | os.PathLike[str]
 Values = bytes | int | float | Sequence[bytes] | Sequence[int] | Sequence[float] | np.ndarray
 
 HEADER = struct.Struct("<QI")
@@ -280,26 +280,6 @@ def _read_data(file: BinaryIO, offset: int, length: int, where: str) -> bytes:
     if masked_crc32c(data) != CHECKSUM.unpack(footer)[0]:
         raise DataError(f"{where}: wrong checksum of the data; damaged")
     return data
-
-
-@contextlib.contextmanager
-def open_data_file(path: StrPath, expected: str) -> Iterator[BinaryIO]:
-    """Opens a regular file for reading; pipes and devices are refused, as reading them may hang.
-
-    Raises:
-        DataError: There is no such file, or it cannot be opened or read.
-    """
-    path = Path(path)
-    try:
-        if not path.exists():
-            raise DataError(f"{path}: does not exist; expected {expected}")
-        if not path.is_file():
-            what = "a folder" if path.is_dir() else "no regular file"
-            raise DataError(f"{path}: is {what}; expected {expected}")
-        with open(path, "rb") as file:
-            yield file
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
 def read_image_example(record: bytes, image_size: int, where: str) -> tuple[np.ndarray, int]:

@@ -8,6 +8,7 @@ import hashlib
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from common.array_types import PyTree
@@ -29,7 +30,7 @@ def leaf_digest(array: Any) -> str:
         TypeError: The array holds anything but numbers.
     """
     name = None
-    if isinstance(array, jax.Array) and jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
+    if isinstance(array, jax.Array) and jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
         name, array = str(array.dtype), jax.random.key_data(array)
     numbers = np.asarray(array)
     if numbers.dtype.hasobject or numbers.dtype.kind in "SUMm":
@@ -37,7 +38,7 @@ def leaf_digest(array: Any) -> str:
     little = numbers.dtype.newbyteorder("<")
     found = hashlib.sha256(f"{name or little.name} {numbers.shape}\n".encode())
     for piece in _pieces(numbers):
-        found.update(np.ascontiguousarray(piece, little).view(np.uint8))
+        found.update(np.ascontiguousarray(piece, little).view(np.uint8).data)
     return found.hexdigest()
 
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from common.array_types import PyTree
-from common.checkpoints import describe_mismatch, read_pickle
+from common.checkpoints import describe_mismatch, load_pickle
 from common.errors import DataError
 from common.nn import no_rotation
 from cssm.model import SpectralClassifier
@@ -35,7 +35,7 @@ def checkpoint_to_model(
     the notebooks, the defaults of `SimpleCSSM`. Kernels are laid out as there (origin 'upstream').
 
     Args:
-        path: the file; it is read without running code, see `common.checkpoints.read_pickle`.
+        path: the file; it is read without running code, see `common.checkpoints.load_pickle`.
         **known: arguments of `SimpleCSSM` that are known better, such as `pos_embed`, `seq_len`,
             `act` or `pool`.
 
@@ -46,7 +46,7 @@ def checkpoint_to_model(
         DataError: the file is no such checkpoint, or its parameters do not fit the model; the
             message lists names that are missing or unknown.
     """
-    content, name = read_pickle(path), os.fspath(path)
+    content, name = load_pickle(path), os.fspath(path)
     params = content.get("params")
     if not isinstance(params, dict):
         raise DataError(f"{name}: has no 'params'; its keys are {sorted(map(str, content))}")

@@ -22,13 +22,12 @@ from common.checkpoints.pickle_values import (
     Dtype,
     Frozen,
     OldText,
-    Refusal,
     Symbol,
     as_element,
     as_key,
     kind,
-    shown,
 )
+from common.checkpoints.refusal import Refusal, shown
 
 FREE_BYTES = 32 << 20
 BYTES_PER_BYTE = 16

@@ -15,7 +15,6 @@ from common.checkpoints.pickle_values import (
     Dict,
     Dtype,
     Frozen,
-    Refusal,
     Symbol,
     as_element,
     as_key,
@@ -23,8 +22,8 @@ from common.checkpoints.pickle_values import (
     bytes_in,
     dict_in,
     make_array,
-    shown,
 )
+from common.checkpoints.refusal import Refusal, shown
 
 
 def _call_dtype(args: tuple[Any, ...]) -> Dtype:
@@ -84,7 +83,7 @@ def _call_jax_array(args: tuple[Any, ...]) -> Array:
 def _call_encode(args: tuple[Any, ...]) -> bytes:
     """Makes bytes from text, one for each letter, as protocols 0 to 2 write them."""
     if len(args) != 2 or type(args[0]) is not str or as_text(args[1]) not in ("latin1", "latin-1"):
-        what = shown(args[1]) if len(args) == 2 else "unknown"
+        what = shown(as_text(args[1])) if len(args) == 2 else "unknown"
         raise Refusal(f"encodes text as {what}; expected latin1")
     try:
         return args[0].encode("latin1")

@@ -2,7 +2,7 @@
 
 import re
 
-from common.checkpoints.pickle_values import Refusal
+from common.checkpoints.refusal import Refusal
 
 ESCAPES = {b"n": b"\n", b"r": b"\r", b"t": b"\t", b"\\": b"\\", b"'": b"'", b'"': b'"'}
 ESCAPED = re.compile(rb"\\(x[0-9a-fA-F]{2}|.?)", re.DOTALL)

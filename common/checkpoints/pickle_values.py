@@ -12,6 +12,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from common.checkpoints.refusal import Refusal
+
 MAX_RANK = 32
 MAX_BYTES = 2**63 - 1
 
@@ -36,10 +38,6 @@ PLAIN_DTYPES = {
 }
 SHORT_FLOATS = ("bfloat16", *(name for name in dir(ml_dtypes) if name.startswith("float8_")))
 SHORT_FLOAT_FLAGS = 0x70  # how NumPy is to handle them: NEEDS_PYAPI, USE_GETITEM, USE_SETITEM
-
-
-class Refusal(Exception):
-    """Says what is wrong with a file; who opened the file adds its name."""
 
 
 @dataclass(frozen=True)
@@ -244,12 +242,6 @@ def as_element(value: Any) -> Any:
     if value is None or type(value) in (bool, float, bytes):
         return value
     return as_key(value)
-
-
-def shown(text: Any) -> str:
-    """Returns text that a file gave in printable letters, at most 80 of them."""
-    plain = ascii(text[:90] if isinstance(text, str) else kind(text))[1:-1]
-    return plain if len(plain) <= 80 else plain[:77] + "..."
 
 
 _SHOWN_KINDS = {memoryview: "bytes", OldText: "str", Array: "array", Dict: "dict", Frozen: "dict"}

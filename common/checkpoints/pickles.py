@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from common.checkpoints.pickle_machine import Machine
-from common.checkpoints.pickle_values import Array, Dict, Frozen, OldText, Refusal, kind, shown
+from common.checkpoints.pickle_values import Array, Dict, Frozen, OldText, kind
+from common.checkpoints.refusal import Refusal, shown
 from common.errors import DataError
 from common.files import StrPath, open_data_file
 

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.checkpoints import load_pickle, pickles
-from common.checkpoints.pickle_values import Refusal
+from common.checkpoints.refusal import Refusal
 from common.errors import DataError
 
 START = b"\x80\x04"

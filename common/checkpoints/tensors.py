@@ -90,7 +90,10 @@ def save_safetensors(
             raise ValueError(f"safetensors has no {array.dtype}, the dtype of {name}")
     with replacing(path, overwrite=overwrite) as scratch:
         try:
+            scratch.touch()
+            mode = scratch.stat().st_mode
             save_file(arrays, scratch, dict(metadata or {}))
+            scratch.chmod(mode)  # the package leaves it to its owner alone
         except SafetensorError as error:
             raise UserError(f"cannot write {path}: {error}") from None
 

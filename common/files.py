@@ -49,11 +49,11 @@ def replacing(path: StrPath, *, overwrite: bool = False) -> Iterator[Path]:
         _refuse_existing(path, overwrite)
         yield scratch
         _refuse_existing(path, overwrite)
-        if path.is_dir() and not path.is_symlink():
+        if path.exists() and (path.is_dir() or scratch.is_dir()):
             old = path.with_name(f".{path.name[:200]}.old-{secrets.token_hex(4)}")
             path.replace(old)
             scratch.replace(path)
-            shutil.rmtree(old)
+            _remove(old)
         else:
             _sync(scratch)
             scratch.replace(path)
@@ -75,7 +75,7 @@ def _sync(file: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)

@@ -104,7 +104,7 @@ def _safe(key: str | int) -> str:
     """Returns letters for a key, different ones for any two keys of a dict."""
     if isinstance(key, int):
         return f"%i{key}"
-    letters = quote(key, safe=" ", errors="surrogatepass")
+    letters = quote(key, safe=" ", errors="surrogatepass").replace("~", "%7E")
     if letters in ("", ".", ".."):
         return f"%e{len(letters)}"
     if len(letters) > MAX_KEY:

@@ -82,9 +82,7 @@ def save_safetensors(
         UserError: The file exists and `overwrite` is False, or it cannot be written.
         ValueError: A dtype is not among `DTYPES`.
     """
-    arrays = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
-    # NumPy makes a row of what has no axes.
-    arrays = {name: array.reshape(np.shape(tensors[name])) for name, array in arrays.items()}
+    arrays = {name: _as_written(np.asarray(array)) for name, array in tensors.items()}
     for name, array in arrays.items():
         if array.dtype not in DTYPES.values():
             raise ValueError(f"safetensors has no {array.dtype}, the dtype of {name}")
@@ -96,6 +94,11 @@ def save_safetensors(
             scratch.chmod(mode)  # the package leaves it to its owner alone
         except SafetensorError as error:
             raise UserError(f"cannot write {path}: {error}") from None
+
+
+def _as_written(array: np.ndarray) -> np.ndarray:
+    """Returns an array in native order, row by row."""
+    return array.astype(array.dtype.newbyteorder("="), order="C", copy=False)
 
 
 def load_hf_tensors(folder: StrPath) -> dict[str, np.ndarray]:

@@ -17,7 +17,8 @@ import ml_dtypes
 import numpy as np
 
 from common.array_types import PyTree
-from common.checkpoints.refusal import Refusal, shown
+from common.checkpoints.refusal import Refusal
+from common.errors import shown
 
 Places = dict[tuple[str, ...], np.ndarray]
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from common.checkpoints.digests import combined_digest, leaf_digest
 from common.checkpoints.files import find_checkpoint, load_checkpoint
-from common.checkpoints.refusal import shown
+from common.errors import shown
 from common.files import StrPath
 
 ENTRY_POINTS = "cssm_lab.checkpoint_models"

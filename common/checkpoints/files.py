@@ -20,14 +20,14 @@ from common.checkpoints.orbax_folders import (
     verify_folder,
 )
 from common.checkpoints.pickles import load_pickle
-from common.checkpoints.refusal import Refusal, shown
+from common.checkpoints.refusal import Refusal
 from common.checkpoints.tensors import (
     load_hf_tensors,
     load_safetensors,
     read_metadata,
     save_safetensors,
 )
-from common.errors import DataError, UserError
+from common.errors import DataError, UserError, shown
 from common.files import StrPath, replacing
 
 FORMATS = ("orbax", "pickle", "safetensors")

@@ -11,8 +11,8 @@ from common.array_types import PyTree
 from common.checkpoints.digests import named_leaves
 from common.checkpoints.files import find_checkpoint, load_checkpoint
 from common.checkpoints.manager import MAX_NAMES, describe_mismatch
-from common.checkpoints.refusal import Refusal, shown
-from common.errors import DataError
+from common.checkpoints.refusal import Refusal
+from common.errors import DataError, shown
 from common.files import StrPath
 
 

@@ -27,7 +27,8 @@ from common.checkpoints.pickle_values import (
     as_key,
     kind,
 )
-from common.checkpoints.refusal import Refusal, shown
+from common.checkpoints.refusal import Refusal
+from common.errors import shown
 
 FREE_BYTES = 32 << 20
 BYTES_PER_BYTE = 16

@@ -23,7 +23,8 @@ from common.checkpoints.pickle_values import (
     dict_in,
     make_array,
 )
-from common.checkpoints.refusal import Refusal, shown
+from common.checkpoints.refusal import Refusal
+from common.errors import shown
 
 
 def _call_dtype(args: tuple[Any, ...]) -> Dtype:

@@ -8,8 +8,8 @@ import numpy as np
 
 from common.checkpoints.pickle_machine import Machine
 from common.checkpoints.pickle_values import Array, Dict, Frozen, OldText, kind
-from common.checkpoints.refusal import Refusal, shown
-from common.errors import DataError
+from common.checkpoints.refusal import Refusal
+from common.errors import DataError, shown
 from common.files import StrPath, open_data_file
 
 MAX_DEPTH = 200

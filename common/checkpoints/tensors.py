@@ -18,8 +18,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from common.checkpoints.refusal import Refusal, shown
-from common.errors import DataError, UserError
+from common.checkpoints.refusal import Refusal
+from common.errors import DataError, UserError, shown
 from common.files import StrPath, open_data_file, replacing
 
 MAX_HEADER = 100_000_000

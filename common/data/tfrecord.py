@@ -22,7 +22,7 @@ import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 from google.protobuf.message import DecodeError
 
-from common.errors import DataError, UserError
+from common.errors import DataError, UserError, shown
 from common.files import StrPath, open_data_file
 
 Values = bytes | int | float | Sequence[bytes] | Sequence[int] | Sequence[float] | np.ndarray
@@ -321,7 +321,7 @@ def _single(features: dict[str, list], name: str, kind: type, where: str) -> Any
     """Returns the only value of a feature, which must be of the given kind."""
     expected = f"expected one {KIND_NAMES[kind]}"
     if name not in features:
-        present = ", ".join(sorted(features)[:8]) or "none"
+        present = ", ".join(map(shown, sorted(features)[:8])) or "none"
         raise DataError(f"{where}: no feature '{name}'; {expected}; features: {present}")
     values = features[name]
     if len(values) != 1:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from common.array_types import PyTree
-from common.checkpoints import describe_mismatch, read_pickle
+from common.checkpoints import describe_mismatch, load_pickle
 from common.errors import DataError
 from common.nn import no_rotation
 from cssm.model import SpectralClassifier
@@ -35,7 +35,7 @@ def checkpoint_to_model(
     the notebooks, the defaults of `SimpleCSSM`. Kernels are laid out as there (origin 'upstream').
 
     Args:
-        path: the file; it is read without running code, see `common.checkpoints.read_pickle`.
+        path: the file; it is read without running code, see `common.checkpoints.load_pickle`.
         **known: arguments of `SimpleCSSM` that are known better, such as `pos_embed`, `seq_len`,
             `act` or `pool`.
 
@@ -46,7 +46,24 @@ def checkpoint_to_model(
         DataError: the file is no such checkpoint, or its parameters do not fit the model; the
             message lists names that are missing or unknown.
     """
-    content, name = read_pickle(path), os.fspath(path)
+    model, variables, _ = _model_of(load_pickle(path), os.fspath(path), known)
+    return model, variables
+
+
+def describe_model(content: Mapping[str, Any]) -> str | None:
+    """Says as which model the content of a checkpoint can be loaded, or returns None."""
+    try:
+        _, _, arguments = _model_of(content, "", {})
+    except (DataError, ValueError, KeyError, AttributeError, IndexError, TypeError):
+        return None
+    del arguments["origin"]  # not seen in the parameters
+    return f"SimpleCSSM({_call(arguments)})"
+
+
+def _model_of(
+    content: Mapping[str, Any], name: str, known: Mapping[str, Any]
+) -> tuple[SpectralClassifier, dict[str, PyTree], dict[str, Any]]:
+    """Returns the model, its variables, and the arguments of `SimpleCSSM` that make it."""
     params = content.get("params")
     if not isinstance(params, dict):
         raise DataError(f"{name}: has no 'params'; its keys are {sorted(map(str, content))}")
@@ -67,7 +84,7 @@ def checkpoint_to_model(
     model = SimpleCSSM(**arguments)
     if problem := _mismatch(model, variables):
         raise DataError(f"{name}: does not fit SimpleCSSM({_call(arguments)}): {problem}")
-    return model, jax.tree.map(jnp.asarray, variables)
+    return model, jax.tree.map(jnp.asarray, variables), arguments
 
 
 def _trained_with(args: Any) -> dict[str, Any]:

@@ -1,136 +1,178 @@
-"""Reads pickled checkpoints without running what a pickle may run.
-
-A pickle is a program that calls what it names. Here names lead to stand-ins alone, which take the
-description of an array and no more: NumPy's arrays and scalars of numbers as NumPy 1.x and 2.x
-write them by the protocols 2 to 5, and Flax' FrozenDict, which becomes a dict.
-"""
+"""Reads pickled checkpoints without running what a pickle may run."""
 
 import os
-import pickle
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from common.errors import DataError
+from common.checkpoints.pickle_machine import Machine
+from common.checkpoints.pickle_values import Array, Dict, Frozen, OldText, kind
+from common.checkpoints.refusal import Refusal
+from common.errors import DataError, shown
+from common.files import StrPath, open_data_file
+
+MAX_DEPTH = 200
+"""Deepest nesting of dicts, lists and tuples."""
+
+FREE_WEIGHT = 16 << 20
+WEIGHT_PER_BYTE = 64
+NODE = 64
+"""What a file may unfold to, in bytes of arrays and text and 64 for each value."""
+
+OTHER_FORMATS = {
+    b"PK\x03\x04": "a zip archive, as torch.save and numpy.savez write",
+    b"\x89HDF": "an HDF5 file",
+    b"\x93NUMPY": "an .npy file",
+    b"\x1f\x8b": "gzip-compressed",
+    b"BZh": "bzip2-compressed",
+    b"\xfd7zXZ": "xz-compressed",
+    b"\x28\xb5\x2f\xfd": "zstd-compressed",
+    b"7z\xbc\xaf": "a 7z archive",
+    b"version https://git-lfs": "a Git LFS pointer, not the file itself",
+    b"<": "HTML or XML, perhaps the page of a failed download",
+}
 
 
-def read_pickle(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Reads a dict of dicts, sequences, arrays, numbers and strings.
+def load_pickle(path: StrPath) -> dict[str, Any]:
+    """Reads a pickled checkpoint as plain data; nothing that the file names is imported or called.
 
-    Args:
-        path: the file.
+    Protocols 0 to 5, by Python 2 and 3. NumPy's arrays and scalars come back as they were written,
+    by NumPy 1.x or 2.x, in native byte order and memory of their own; arrays of JAX become NumPy's,
+    FrozenDict, OrderedDict and defaultdict become dict, bytearray becomes bytes. An array that
+    occurs twice in the file is one object at both places. Dtypes are bool, the integers, floats and
+    complex numbers of 8 to 64 bits a part, bfloat16 and the float8 ones; keys are text or whole
+    numbers of 64 bits. Other values are numbers, text, bytes, None, lists, tuples, dicts and sets.
+
+    It takes at most the file's size three times over for arrays, and 32 MiB and 16 bytes for each
+    byte of the file whatever the file says.
 
     Raises:
-        DataError: the file cannot be read, is no whole pickle, or holds or asks for anything else.
+        DataError: The file cannot be read; is cut, damaged or no pickle; asks for any other class
+            or function; is nested deeper than 200, contains itself, unfolds beyond all measure; or
+            goes on after its end. The message has file and reason in one line.
     """
-    name = os.fspath(path)
-    try:
-        with open(path, "rb") as file:
-            content = _unwrapped(_ArrayUnpickler(file).load(), "")
-    except _Refused as refusal:
-        raise DataError(f"{name}: {refusal}") from None
-    except OSError as error:
-        raise DataError(f"{name}: cannot be read ({error.strerror})") from error
-    except Exception as error:  # a broken pickle raises nearly anything
-        reason = f"{type(error).__name__}: {error}"
-        raise DataError(f"{name}: not a whole pickle of arrays ({reason})") from error
+    with open_data_file(path, "a pickled checkpoint") as file:
+        try:
+            return parse_pickle(file.read())
+        except Refusal as refusal:
+            reason = str(refusal)
+        except MemoryError:
+            reason = "does not fit into memory"
+        except RecursionError:
+            reason = "nested too deep for the stack as it is"
+    raise DataError(f"{os.fspath(path)}: {reason}")
+
+
+def parse_pickle(data: bytes) -> dict[str, Any]:
+    """Reads the bytes of a pickled checkpoint, as `load_pickle` does.
+
+    Raises:
+        Refusal: They are none; the message does not name a file.
+    """
+    if not data:
+        raise Refusal("empty file; expected a pickled checkpoint")
+    if other := _other_format(data):
+        raise Refusal(f"seems to be {other}; expected a pickled checkpoint")
+    content = _Settling(len(data)).settle(Machine(data).run())
     if not isinstance(content, dict):
-        raise DataError(f"{name}: holds a {type(content).__name__}; expected a dict")
+        raise Refusal(f"holds a {kind(content)}; expected a dict")
     return content
 
 
-class _Refused(Exception):
-    """Something that a checkpoint of arrays has no need of."""
+def _other_format(data: bytes) -> str | None:
+    for start, name in OTHER_FORMATS.items():
+        if data.startswith(start):
+            return name
+    if data[8:9] == b"{" and int.from_bytes(data[:8], "little") <= len(data) - 8:
+        return "a safetensors file"
+    return None
 
 
-class _ArrayUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str, /) -> Any:
-        if (module, name) not in _STAND_INS:
-            raise _Refused(
-                f"asks for {module}.{name}; expected NumPy arrays, numbers and strings in dicts, "
-                "and no other classes"
-            )
-        return _STAND_INS[module, name]
+class _Settling:
+    """Puts arrays, dicts, bytes and text in place of what stands for them, as deep as they lie.
 
+    What occurs at several places is visited and weighed at each, so that a file that unfolds beyond
+    all measure is found out by its weight, and one that contains itself by its depth.
+    """
 
-class _Dtype:
-    """Stands for `numpy.dtype`, of numbers alone."""
+    def __init__(self, file_size: int):
+        self._weight_left = FREE_WEIGHT + WEIGHT_PER_BYTE * file_size
+        self._settled: dict[int, tuple[Any, Any]] = {}  # both, so that the id stays taken
+        self._place: list[Any] = []
+        self._around: set[int] = set()
 
-    def __init__(self, code: str, *_: object) -> None:
-        self.dtype = np.dtype(str(code))
-        if self.dtype.kind not in "biufc":
-            raise _Refused(f"holds an array of dtype {self.dtype}; expected numbers")
+    def settle(self, value: Any) -> Any:
+        """Returns what `value` stands for.
 
-    def __setstate__(self, state: tuple) -> None:
-        order = state[1]
-        if order in ("<", ">"):
-            self.dtype = self.dtype.newbyteorder(order)
+        Raises:
+            Refusal: It is no data, or contains itself, or is nested too deep, or unfolds too far.
+        """
+        if isinstance(value, Frozen):
+            value = self._present(value.content, "a FrozenDict")
+        if isinstance(value, dict | list | tuple):
+            return self._container(value)
+        if isinstance(value, Array):
+            value = self._present(value.array, "an array")
+        elif isinstance(value, memoryview):
+            value = self._once(value, bytes)
+        elif isinstance(value, OldText):
+            value = value.text()
+        self._weigh(value)
+        return value
 
+    def _container(self, value: dict | list | tuple) -> Any:
+        if id(value) in self._around:
+            raise Refusal(f"{self._here()} contains itself")
+        if len(self._place) >= MAX_DEPTH:
+            raise Refusal(f"nested deeper than {MAX_DEPTH}")
+        self._charge(NODE)
+        self._around.add(id(value))
+        settled = []
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            self._place.append(key)
+            settled.append(self.settle(inner))
+            self._place.pop()
+        self._around.remove(id(value))
+        return self._refilled(value, settled)
 
-class _Array:
-    """Stands for `numpy.ndarray`: shape and data come with its state."""
+    def _refilled(self, value: dict | list | tuple, settled: list[Any]) -> Any:
+        """Puts what was inside back in, into the same object where that is what it will be."""
+        if isinstance(value, tuple):
+            return tuple(settled)
+        if isinstance(value, list):
+            value[:] = settled
+            return value
+        target = self._once(value, dict) if isinstance(value, Dict) else value
+        target.update(zip(value, settled, strict=True))
+        return target
 
-    def __init__(self, *_: object) -> None:
-        self.array: np.ndarray = np.empty(0)
+    def _once(self, value: Any, make: Callable[[Any], Any]) -> Any:
+        if id(value) not in self._settled:
+            self._settled[id(value)] = value, make(value)
+        return self._settled[id(value)][1]
 
-    def __setstate__(self, state: tuple) -> None:
-        *_, shape, stored, is_fortran, data = state
-        flat = np.frombuffer(data, stored.dtype)
-        self.array = flat.reshape(shape, order="F" if is_fortran else "C")
+    def _present(self, content: Any, what: str) -> Any:
+        if content is None:
+            raise Refusal(f"{self._here()} is {what} without its content")
+        return content
 
+    def _weigh(self, value: Any) -> None:
+        if isinstance(value, np.ndarray | np.generic):
+            self._charge(NODE + value.nbytes)
+        elif isinstance(value, str | bytes):
+            self._charge(NODE + len(value))
+        elif isinstance(value, set | frozenset):
+            self._charge(NODE + NODE * len(value))
+        elif value is None or isinstance(value, bool | int | float | complex):
+            self._charge(NODE)
+        else:
+            raise Refusal(f"{self._here()} is a {kind(value)}; expected arrays, numbers or strings")
 
-def _from_buffer(data: Any, stored: _Dtype, shape: Any, order: Any, axes: Any = None) -> _Array:
-    """Stands for NumPy's `_frombuffer`, by which protocol 5 writes arrays."""
-    made, flat = _Array(), np.frombuffer(bytes(data), stored.dtype)
-    if axes is None:
-        made.array = flat.reshape(shape, order=order)
-    else:  # NumPy's order 'K': the shape as it lies in memory, and the way back
-        made.array = flat.reshape(shape).transpose(axes)
-    return made
+    def _charge(self, weight: int) -> None:
+        self._weight_left -= weight
+        if self._weight_left < 0:
+            raise Refusal("unfolds to far more than its bytes can hold")
 
-
-def _scalar(stored: _Dtype, data: bytes) -> _Array:
-    """Stands for NumPy's `scalar`."""
-    made = _Array()
-    made.array = np.frombuffer(data, stored.dtype).reshape(())
-    return made
-
-
-def _encoded(text: str, encoding: str) -> bytes:
-    """Stands for `_codecs.encode`, by which protocol 2 writes bytes."""
-    if encoding != "latin1":
-        raise _Refused(f"encodes text as {encoding}; expected latin1")
-    return text.encode("latin1")
-
-
-def _no_bytes() -> bytes:
-    """Stands for `bytes()`, by which protocol 2 writes none."""
-    return b""
-
-
-_STAND_INS: dict[tuple[str, str], Any] = {
-    ("numpy", "dtype"): _Dtype,
-    ("numpy", "ndarray"): _Array,
-    ("_codecs", "encode"): _encoded,
-    ("__builtin__", "bytes"): _no_bytes,
-    ("flax.core.frozen_dict", "FrozenDict"): dict,
-}
-for _core in ("numpy.core", "numpy._core"):
-    _STAND_INS |= {
-        (f"{_core}.multiarray", "_reconstruct"): _Array,
-        (f"{_core}.multiarray", "scalar"): _scalar,
-        (f"{_core}.numeric", "_frombuffer"): _from_buffer,
-    }
-
-
-def _unwrapped(tree: Any, place: str) -> Any:
-    """Returns the tree with arrays, of native byte order, in place of their stand-ins."""
-    if isinstance(tree, dict):
-        return {key: _unwrapped(value, f"{place}/{key}") for key, value in tree.items()}
-    if isinstance(tree, (list, tuple)):
-        return type(tree)(_unwrapped(value, f"{place}/{i}") for i, value in enumerate(tree))
-    if isinstance(tree, _Array):
-        return tree.array.astype(tree.array.dtype.newbyteorder("="))
-    if tree is None or isinstance(tree, (str, int, float, bool)):
-        return tree
-    raise _Refused(f"{place} is a {type(tree).__name__}; expected arrays, numbers or strings")
+    def _here(self) -> str:
+        return "".join(f"/{shown(str(key))}" for key in self._place[:20]) or "the whole"

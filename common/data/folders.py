@@ -19,8 +19,9 @@ import numpy as np
 from PIL import Image
 
 from common.data.images import denormalise
-from common.data.tfrecord import MAX_SIDE, StrPath, check_image_size, open_data_file
+from common.data.tfrecord import MAX_SIDE, check_image_size
 from common.errors import DataError
+from common.files import StrPath, open_data_file
 
 LAYOUTS = (
     "imgs/{pos,neg}/*.png, imgs/<batch>/*.png with metadata/<batch>.npy, {pos,neg}/*.png, "

@@ -9,8 +9,9 @@ import numpy as np
 
 from common.data.folders import LAYOUTS, FolderImages, find_image_sets
 from common.data.images import normalise_bytes
-from common.data.tfrecord import StrPath, check_image_size, read_image_example, read_tfrecord
+from common.data.tfrecord import check_image_size, read_image_example, read_tfrecord
 from common.errors import DataError
+from common.files import StrPath
 
 KNOWN = f"*.tfrecord, {LAYOUTS}"
 TFRECORD_NAME = re.compile(r"[^.].*\.tfrecords?(-\d+-of-\d+)?", re.DOTALL)

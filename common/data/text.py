@@ -3,8 +3,8 @@
 import os
 import re
 
-from common.data.tfrecord import open_data_file
 from common.errors import DataError
+from common.files import open_data_file
 
 BOM = b"\xef\xbb\xbf"
 MAGIC = {

@@ -22,9 +22,9 @@ import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 from google.protobuf.message import DecodeError
 
-from common.errors import DataError, UserError
+from common.errors import DataError, UserError, shown
+from common.files import StrPath, open_data_file
 
-StrPath = str | os.PathLike[str]
 Values = bytes | int | float | Sequence[bytes] | Sequence[int] | Sequence[float] | np.ndarray
 
 HEADER = struct.Struct("<QI")
@@ -282,26 +282,6 @@ def _read_data(file: BinaryIO, offset: int, length: int, where: str) -> bytes:
     return data
 
 
-@contextlib.contextmanager
-def open_data_file(path: StrPath, expected: str) -> Iterator[BinaryIO]:
-    """Opens a regular file for reading; pipes and devices are refused, as reading them may hang.
-
-    Raises:
-        DataError: There is no such file, or it cannot be opened or read.
-    """
-    path = Path(path)
-    try:
-        if not path.exists():
-            raise DataError(f"{path}: does not exist; expected {expected}")
-        if not path.is_file():
-            what = "a folder" if path.is_dir() else "no regular file"
-            raise DataError(f"{path}: is {what}; expected {expected}")
-        with open(path, "rb") as file:
-            yield file
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
-
-
 def read_image_example(record: bytes, image_size: int, where: str) -> tuple[np.ndarray, int]:
     """Returns image and label of a record as the public Pathfinder shards hold them.
 
@@ -341,7 +321,7 @@ def _single(features: dict[str, list], name: str, kind: type, where: str) -> Any
     """Returns the only value of a feature, which must be of the given kind."""
     expected = f"expected one {KIND_NAMES[kind]}"
     if name not in features:
-        present = ", ".join(sorted(features)[:8]) or "none"
+        present = ", ".join(map(shown, sorted(features)[:8])) or "none"
         raise DataError(f"{where}: no feature '{name}'; {expected}; features: {present}")
     values = features[name]
     if len(values) != 1:

@@ -393,3 +393,9 @@ def test_a_source_checks_its_arguments(shards):
     for size in sizes:
         with pytest.raises(DataError, match="image_size is .*; expected a whole number from 1"):
             TFRecordImages(shards, size)
+
+
+def test_names_of_features_are_shown_in_one_line():
+    record = encode_example({"a\nb": 1})
+    with pytest.raises(DataError, match=r"features: a\\nb$"):
+        read_image_example(record, 4, "x: record 0")

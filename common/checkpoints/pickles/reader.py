@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from common.checkpoints.pickle_machine import Machine
-from common.checkpoints.pickle_values import Array, Dict, Frozen, OldText, kind
+from common.checkpoints.pickles.machine import Machine
+from common.checkpoints.pickles.values import Array, Dict, Frozen, OldText, kind
 from common.checkpoints.refusal import Refusal
 from common.errors import DataError, shown
 from common.files import StrPath, open_data_file

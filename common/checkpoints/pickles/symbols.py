@@ -8,7 +8,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from common.checkpoints.pickle_values import (
+from common.checkpoints.pickles.values import (
     PLAIN_DTYPES,
     SHORT_FLOATS,
     Array,

@@ -1,7 +1,7 @@
-"""Reads the opcodes of a pickle, protocols 0 to 5, into values of `pickle_values`.
+"""Reads the opcodes of a pickle, protocols 0 to 5, into values of `values`.
 
 Python's own unpickler imports and calls what a file names. This one knows the names of
-`pickle_symbols` and nothing else; what is not needed to write numbers, text, containers and arrays
+`symbols` and nothing else; what is not needed to write numbers, text, containers and arrays
 is refused by name. What the file declares is checked against the bytes that it has, and what it
 makes is charged against a budget of 32 MiB and 16 bytes for each byte of the file.
 """
@@ -13,10 +13,10 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from common.checkpoints.pickle_memo import NOTHING, Memo
-from common.checkpoints.pickle_symbols import SYMBOLS
-from common.checkpoints.pickle_text import decoded, real, unquoted, whole
-from common.checkpoints.pickle_values import (
+from common.checkpoints.pickles.memo import NOTHING, Memo
+from common.checkpoints.pickles.symbols import SYMBOLS
+from common.checkpoints.pickles.text import decoded, real, unquoted, whole
+from common.checkpoints.pickles.values import (
     Array,
     Dict,
     Dtype,

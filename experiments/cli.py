@@ -1,4 +1,4 @@
-"""The command line that all experiments share: four flags, config overrides, one-line errors."""
+"""The command line that all experiments share: flags, config overrides, one-line errors."""
 
 import argparse
 import ast
@@ -17,8 +17,9 @@ from typing import Any, NoReturn
 from ml_collections import ConfigDict
 
 from common.errors import UserError
+from experiments.outcomes import STATUSES, is_lack_of_memory, lack_of_memory
 
-Mode = Callable[[ConfigDict, Path], object]
+Mode = Callable[..., object]
 
 _EXPECTED = {
     bool: "true or false",
@@ -44,20 +45,20 @@ def run(
     Args:
         modes: From a mode's name to its function of (config, workdir), whose docstring's first
             line stands in the help. The first mode is the default and starts or resumes a run in
-            workdir; the others read the run that workdir holds.
+            workdir; the others read the run that workdir holds. A mode that also takes `step` is
+            given the number of --step.
         module: Name of the entry module, e.g. 'experiments.pathfinder'.
         description: First line of the help.
         default_config: Config file that is used without --config.
         argv: Arguments after the program's name; those of this process by default.
 
     Returns:
-        Exit status: 0 when done or stopped by SIGTERM with its state saved, 2 after a mistake of
-        the user's, 130 after Ctrl-C.
+        Exit status, as in `STATUSES`.
     """
     parser = _make_parser(modes, module, description, default_config)
     try:
-        mode, config, workdir = _read_arguments(parser, modes, default_config, argv)
-        return _call(modes[mode], config, workdir)
+        mode, config, workdir, further = _read_arguments(parser, modes, default_config, argv)
+        return _call(modes[mode], config, workdir, further)
     except UserError as error:
         print("error:", " ".join(str(error).splitlines()), file=sys.stderr)
         return 2
@@ -110,6 +111,8 @@ def _make_parser(
     file = os.path.relpath(default_config)
     file = str(default_config) if file.startswith("..") else file
     width = max(map(len, modes))
+    stepped = [name for name, mode in modes.items() if _takes_step(mode)]
+    last = [name for name in modes if name not in stepped][-1]
     lines = [
         (name, (inspect.getdoc(mode) or "").partition("\n")[0]) for name, mode in modes.items()
     ]
@@ -120,11 +123,15 @@ def _make_parser(
         "examples:",
         f"  {command} --config={file}:smoke",
         f"  {command} --config.optim.learning_rate=1e-3 --workdir=runs/fast",
-        f"  {command} --mode={list(modes)[-1]} --workdir=runs/fast",
+        f"  {command} --mode={last} --workdir=runs/fast",
+        "",
+        "exit status:",
+        *(f"  {status:<{max(width, 3)}}  {meaning}" for status, meaning in STATUSES.items()),
     ]
     parser = _Parser(
         usage=f"{command} [--config=FILE.py[:VARIANT]] [--config.KEY=VALUE ...]\n"
-        f"       [--workdir=DIR] [--mode={'|'.join(modes)}]",
+        f"       [--workdir=DIR] [--mode={'|'.join(modes)}]"
+        f"{' [--step=N]' if stepped else ''}",
         description=description,
         epilog="\n".join(epilog),
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -144,13 +151,21 @@ def _make_parser(
     parser.add_argument(
         "--mode", default=next(iter(modes)), help="what to do (default: %(default)s)"
     )
+    if stepped:
+        parser.add_argument(
+            "--step", metavar="N", help=f"which step; for --mode={' and '.join(stepped)}"
+        )
     return parser
+
+
+def _takes_step(mode: Mode) -> bool:
+    return "step" in inspect.signature(mode).parameters
 
 
 def _read_arguments(
     parser: _Parser, modes: Mapping[str, Mode], default_config: Path, argv: Sequence[str] | None
-) -> tuple[str, ConfigDict, Path]:
-    """Gives the mode, the config and the folder that the command line asks for, all checked."""
+) -> tuple[str, ConfigDict, Path, dict[str, int]]:
+    """Gives the mode, the config, the folder and further arguments of the mode, all checked."""
     arguments = sys.argv[1:] if argv is None else argv
     assignments = [text for text in arguments if text.startswith("--config.")]
     flags, others = parser.parse_known_args([a for a in arguments if a not in assignments])
@@ -160,6 +175,7 @@ def _read_arguments(
             f"--mode: unknown mode {flags.mode!r}; the nearest is {_nearest(flags.mode, modes)} "
             f"(of {', '.join(modes)})"
         )
+    further = _checked_step(getattr(flags, "step", None), flags.mode, modes)
     reads_run = flags.mode != next(iter(modes))
     file, variant = _split_variant(str(default_config) if flags.config is None else flags.config)
     workdir = _checked_workdir(flags.workdir, file, variant, reads_run)
@@ -171,7 +187,18 @@ def _read_arguments(
     _override(config, overrides, str(source))
     if not reads_run:
         _make_writable(workdir)
-    return flags.mode, config.lock(), workdir
+    return flags.mode, config.lock(), workdir, further
+
+
+def _checked_step(given: str | None, mode: str, modes: Mapping[str, Mode]) -> dict[str, int]:
+    """Gives the argument `step` of a mode that takes it."""
+    if not _takes_step(modes[mode]):
+        if given is not None:
+            raise UserError(f"--step: --mode={mode} takes none")
+        return {}
+    if given is None or not given.isdecimal():
+        raise UserError(f"--step: --mode={mode} needs the number of a step, got {given!r}")
+    return {"step": int(given)}
 
 
 def _refuse_others(others: Sequence[str], config: ConfigDict) -> None:
@@ -187,6 +214,7 @@ def _refuse_others(others: Sequence[str], config: ConfigDict) -> None:
         "--config",
         "--workdir",
         "--mode",
+        "--step",
         "--help",
         *(f"--config.{k}" for k in _fields(config)),
     ]
@@ -200,14 +228,19 @@ def _split_assignment(argument: str) -> tuple[str, str]:
     return flag.removeprefix("--config."), value
 
 
-def _call(mode: Mode, config: ConfigDict, workdir: Path) -> int:
+def _call(mode: Mode, config: ConfigDict, workdir: Path, further: Mapping[str, int]) -> int:
     from common.train import Preempted  # brings in JAX, which the checks above do not wait for
 
     try:
-        mode(config, workdir)
+        mode(config, workdir, **further)
     except Preempted as stop:
         print(stop)
         return stop.exit_code
+    except (MemoryError, RuntimeError) as error:
+        if not is_lack_of_memory(error):
+            raise
+        print("error:", lack_of_memory(error, config), file=sys.stderr)
+        return 1
     return 0
 
 

@@ -22,9 +22,10 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, Any
     Returns:
         The content of `workdir/result.json`: scores by split, steps, parameters, timing.
     """
-    from common.train import fit
+    from common.train import fit, require_free
     from experiments.tasks.pathfinder import make_task
 
+    require_free(Path(workdir))  # before images are generated
     task = make_task(config)
     result = fit(task, config, workdir)
     _write_report(config, workdir, task)
@@ -54,6 +55,18 @@ def report(config: ConfigDict, workdir: str | Path) -> None:
     _write_report(config, workdir, make_task(config))
 
 
+def replay(config: ConfigDict, workdir: str | Path, step: int) -> None:
+    """Makes step --step=N of a run again; shows its loss and gradient, keeps its batch."""
+    from common.train import replay as make_again
+    from experiments.reports.replay import save_replay, show_replay
+    from experiments.tasks.pathfinder import make_task
+
+    found = make_again(make_task(config), config, workdir, step)
+    show_replay(found)
+    for file in save_replay(found, Path(workdir)):
+        print("written:", file)
+
+
 def _write_report(config: ConfigDict, workdir: str | Path, task: Any) -> None:
     from common.train import restore_params
     from experiments.reports.pathfinder import write_report
@@ -65,7 +78,7 @@ def _write_report(config: ConfigDict, workdir: str | Path, task: Any) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit status."""
     return cli.run(
-        {"train": train_and_evaluate, "eval": evaluate, "report": report},
+        {"train": train_and_evaluate, "eval": evaluate, "report": report, "replay": replay},
         module="experiments.pathfinder",
         description="Trains a model to say whether two dots lie on one contour.",
         default_config=DEFAULT_CONFIG,

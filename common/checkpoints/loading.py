@@ -10,7 +10,7 @@ import numpy as np
 from common.array_types import PyTree
 from common.checkpoints.digests import named_leaves
 from common.checkpoints.files import find_checkpoint, load_checkpoint
-from common.checkpoints.manager import MAX_NAMES, describe_mismatch
+from common.checkpoints.matching import MAX_NAMES, describe_mismatch
 from common.checkpoints.refusal import Refusal
 from common.errors import DataError, shown
 from common.files import StrPath

@@ -4,8 +4,6 @@ Beside its arrays a folder carries the digest of each leaf and a seal, the diges
 it carries; Orbax itself notices no damage to the numbers.
 """
 
-import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,12 +16,15 @@ from orbax.checkpoint import v1 as ocp
 from common.array_types import PyTree
 from common.checkpoints.contents import nested, put_together, take_apart
 from common.checkpoints.digests import leaf_digest, named_leaves, tree_digests
-from common.checkpoints.manager import _first_line, _quieten, _silenced
+from common.checkpoints.quiet import quiet_failures, quieten
+from common.checkpoints.reader import first_line
+from common.checkpoints.record import METADATA_FILE, seal_of
 from common.checkpoints.refusal import Refusal
 from common.files import StrPath, replacing
 
 FORMAT = 1
-METADATA_FILE = "_CHECKPOINT_METADATA"
+"""Number of the format that `save_folder` writes, and the only one that is read."""
+
 EXPORTED = ("params", "batch_stats")
 """Parts of a training state that are read for export, beside its step."""
 
@@ -48,14 +49,14 @@ def save_folder(path: StrPath, content: Mapping[str, Any], *, overwrite: bool = 
     Raises:
         UserError: The folder exists and `overwrite` is False, or it cannot be written.
     """
-    _quieten()
+    quieten()
     arrays, text = take_apart(content)
     tree = nested(arrays)
     record = {"format": FORMAT, "content": text, "digests": tree_digests(tree)}
     with replacing(Path(path).absolute(), overwrite=overwrite) as scratch:
         # Orbax stores no tree without leaves.
         stored = tree or {"no_arrays": np.zeros(1, bool)}
-        ocp.save(scratch, stored, custom_metadata=record | {"seal": _seal(record)})
+        ocp.save(scratch, stored, custom_metadata=record | {"seal": seal_of(record)})
 
 
 def load_folder(path: StrPath) -> dict[str, Any]:
@@ -104,12 +105,12 @@ def verify_folder(path: StrPath) -> int:
 
 def _describe(path: Path) -> tuple[dict[str, Any], PyTree]:
     """Returns what the folder carries beside its arrays, and their shapes and dtypes."""
-    _quieten()
+    quieten()
     metadata = _read(lambda: ocp.metadata(path.absolute()))
     record, types = metadata.custom_metadata or {}, metadata.metadata
     if types is None:
         raise Refusal("the description of its arrays is damaged or missing")
-    if "seal" in record and record["seal"] != _seal(record):
+    if "seal" in record and record["seal"] != seal_of(record):
         raise Refusal(f"{METADATA_FILE} is not what was written")
     if "content" in record and record.get("format") != FORMAT:
         raise Refusal(f"is of format {record.get('format')}; this version reads {FORMAT}")
@@ -147,14 +148,9 @@ def _digests(array: np.ndarray) -> list[str]:
 
 def _read(action: Any) -> Any:
     """Reads something; damage gives one line instead of many pages."""
-    with _silenced("asyncio"):
+    with quiet_failures():
         try:
             return action()
         except Exception as error:
-            reason = _first_line(error)
+            reason = first_line(error)
     raise Refusal(f"cannot be read: {reason}")
-
-
-def _seal(record: Mapping[str, Any]) -> str:
-    text = json.dumps({key: x for key, x in record.items() if key != "seal"}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()

@@ -135,6 +135,15 @@ def evaluation_batches(source: Source, batch_size: int) -> Generator[Batch, None
     return _prefetch(load, 0, -(-count // batch_size))
 
 
+def training_indices(count: int, batch_size: int, seed: int, number: int) -> np.ndarray:
+    """Returns which of `count` examples make up batch `number` of `training_batches`: (b,) ints.
+
+    The step that finishes as number s learns from batch s - 1.
+    """
+    start = number * batch_size
+    return ShuffledOrder(count, seed)(np.arange(start, start + batch_size))
+
+
 class ShuffledOrder:
     """Maps positions in the endless stream of training examples to example numbers.
 

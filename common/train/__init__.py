@@ -2,11 +2,14 @@
 
 from common.train.environment import describe_environment
 from common.train.evaluation import EvaluationStopped, evaluate
-from common.train.loop import fit, restore_params
+from common.train.lock import RunLock, require_free
+from common.train.loop import fit
 from common.train.metrics import format_scores, make_batch_sums, summarise, wilson_interval
 from common.train.optim import make_optimizer, make_schedule
+from common.train.parts import restore_params
 from common.train.preemption import Preempted, StopRequest
 from common.train.progress import NoProgress, Progress, ProgressLine
+from common.train.replay import Replay, replay
 from common.train.state import TrainState, make_init, metric_names, parameter_count
 from common.train.step import make_train_step
 from common.train.task import Batch, Params, Source, Task
@@ -22,6 +25,8 @@ __all__ = [
     "Preempted",
     "Progress",
     "ProgressLine",
+    "Replay",
+    "RunLock",
     "Source",
     "StopRequest",
     "Task",
@@ -39,6 +44,8 @@ __all__ = [
     "metric_names",
     "parameter_count",
     "read_records",
+    "replay",
+    "require_free",
     "restore_params",
     "summarise",
     "wilson_interval",

@@ -11,21 +11,25 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from common.checkpoints import CheckpointManager, SaveError
-from common.data.pipeline import Source, gather, training_batches
+from common.data.pipeline import Source, training_batches, training_indices
 from common.errors import UserError
 from common.train.clock import StepClock
 from common.train.evaluation import EvaluationStopped, Scores, evaluate
+from common.train.lock import RunLock
 from common.train.metrics import format_scores, make_batch_sums
-from common.train.optim import make_optimizer
+from common.train.parts import RunParts, check_notes, sample_batch
 from common.train.preemption import Preempted, StopRequest
 from common.train.progress import Progress, ProgressLine
-from common.train.state import TrainState, make_init, metric_names, parameter_count
-from common.train.step import make_train_step
+from common.train.skipping import SkipWatch, nonfinite_names
+from common.train.state import TrainState, parameter_count
 from common.train.task import Params, Task
-from common.train.workdir import Workdir
+from common.train.workdir import Workdir, to_fields
 from common.train.writers import MetricsWriter
 
 INTERVALS = ("log_every", "eval_every", "checkpoint_every")
+SHOWN_EXAMPLES = 8
+"""Number of examples of a batch that a message names."""
+
 COUNTS = ("steps", "batch_size", "eval_batch_size", *INTERVALS)
 
 
@@ -45,7 +49,8 @@ def fit(
     Args:
         task: What to learn.
         config: Has `seed`; `optim` (see `make_optimizer`); and `train` with steps, batch_size,
-            eval_batch_size, log_every, eval_every, checkpoint_every, keep_last and keep_best.
+            eval_batch_size, log_every, eval_every, checkpoint_every, keep_last, keep_best and
+            max_skipped_steps.
         workdir: Folder of this run alone.
         progress: Shows how the run goes; by default a line on standard error.
 
@@ -54,18 +59,23 @@ def fit(
         checkpoint by name of the evaluation source, and 'timing'.
 
     Raises:
-        UserError: The config or the folder does not fit, or a metric is not finite.
+        UserError: The config or the folder does not fit, another process holds the folder, no
+            checkpoint is good, a metric is not finite, or the disk is full.
         Preempted: SIGTERM or Ctrl-C came; the state is saved.
     """
     folder = Workdir(workdir)
     check_config(task, config)
-    folder.claim(config)
     progress = ProgressLine() if progress is None else progress
     with contextlib.ExitStack() as stack:
         stack.callback(progress.close)
         if (result := folder.result()) is not None:
+            folder.claim(config)
             progress.message(f"{folder.path} holds a finished run")
             return result
+        lock = stack.enter_context(RunLock(folder.path))
+        if not lock.held:
+            progress.message(f"{folder.path} cannot be locked; see that no other process uses it")
+        folder.claim(config)
         return _Run(task, config, folder, progress, stack).to_the_end()
 
 
@@ -78,58 +88,14 @@ def check_config(task: Task, config: ConfigDict) -> None:
     for key in COUNTS:
         if config.train[key] < 1:
             raise UserError(f"config.train.{key} is {config.train[key]}, expected 1 or more")
+    if (most := config.train.max_skipped_steps) < 0:
+        raise UserError(f"config.train.max_skipped_steps is {most}, expected 0 or more")
     if "validation" not in task.eval_sources or "train" in task.eval_sources:
         names = ", ".join(task.eval_sources) or "none"
         raise UserError(f"evaluation sources need 'validation' and no 'train', but are: {names}")
     for name, source in {"train": task.train_source, **task.eval_sources}.items():
         if len(source) == 0:
             raise UserError(f"the {name} data has no examples")
-
-
-def restore_params(
-    task: Task, config: ConfigDict, workdir: str | os.PathLike[str], step: int | None = None
-) -> tuple[int, Params]:
-    """Reads parameters from the checkpoints of a run, which may still be going on.
-
-    Args:
-        task: The task of the run.
-        config: The config of the run.
-        workdir: The folder of the run.
-        step: Which checkpoint; by default the best, or the newest where none is scored yet.
-
-    Returns:
-        The step of the checkpoint and its parameters.
-
-    Raises:
-        UserError: There is no such checkpoint, or it does not fit the task.
-    """
-    folder = Workdir(workdir).checkpoints
-    with _open_checkpoints(task, config, folder, read_only=True) as manager:
-        steps = manager.all_steps()
-        if not steps:
-            raise UserError(f"no checkpoint in {folder}; train first")
-        best = manager.best_step()
-        chosen = step if step is not None else steps[-1] if best is None else best
-        state = manager.restore(chosen, _Parts(task, config).abstract_state())
-        return chosen, state.params
-
-
-class _Parts:
-    """What a task and a config say about the computation."""
-
-    def __init__(self, task: Task, config: ConfigDict):
-        self.optimizer, schedule = make_optimizer(config.optim, config.train.steps)
-        self.learning_rate = jax.jit(schedule)
-        source = task.train_source
-        if len(source) == 0:  # as where a run is scored on images of another place
-            source = next(iter(task.eval_sources.values()))
-        sample = _sample(source, config.train.batch_size)
-        self.init = make_init(task, self.optimizer, metric_names(task, sample))
-        self.key = jax.random.key(config.seed)
-
-    def abstract_state(self) -> TrainState:
-        """Returns the shapes and dtypes of the state, without computing anything."""
-        return jax.eval_shape(self.init, self.key)
 
 
 class _Run:
@@ -147,19 +113,24 @@ class _Run:
         self.stop = stack.enter_context(StopRequest())
         self.every = {key: config.train[key] for key in INTERVALS}
         self.steps = config.train.steps
-        self.parts = _Parts(task, config)
-        self.train_step = make_train_step(task, self.parts.optimizer, config.train.log_every)
+        self.parts = RunParts(task, config)
         self.score_sums = make_batch_sums(task.score)
         self.check_scores()
-        self.manager = stack.enter_context(_open_checkpoints(task, config, folder.checkpoints))
-        self.start = self.manager.latest_step() or 0
+        keep = (config.train.keep_last, config.train.keep_best)
+        self.manager = stack.enter_context(
+            CheckpointManager(folder.checkpoints, *keep, task.metric, tell=progress.message)
+        )
+        self.start, self.first_state = self.restore()
         self.writer = MetricsWriter(folder, self.start)
         stack.callback(self.writer.close)
+        self.skip_watch = SkipWatch()
         self.clock = StepClock(self.writer.elapsed_seconds(), config.train.batch_size)
 
     def check_scores(self) -> None:
         """Checks that the task's metric is among its scores."""
-        sample = _sample(self.task.eval_sources["validation"], self.config.train.eval_batch_size)
+        sample = sample_batch(
+            self.task.eval_sources["validation"], self.config.train.eval_batch_size
+        )
         sample["mask"] = np.ones(self.config.train.eval_batch_size, bool)
         names = jax.eval_shape(self.score_sums, self.parts.abstract_state().params, sample)
         if self.task.metric not in names:
@@ -167,8 +138,10 @@ class _Run:
 
     def to_the_end(self) -> dict[str, Any]:
         """Does what is left of the run."""
-        state = self.first_state()
-        self.folder.record_environment(self.start)
+        state = self.first_state
+        self.folder.record_environment(self.start, self.manager.damaged)
+        if self.start and (lost := self.lost_records()):
+            self.progress.message(f"{self.folder.metrics} has lost {lost} records")
         if self.due(self.start, "eval_every") and not self.manager.metrics(self.start):
             # The session before was stopped while it scored this step.
             self.score_and_save(self.start, state, overwrite=True)
@@ -178,22 +151,18 @@ class _Run:
         self.finish_saving()
         return self.score_best()
 
-    def first_state(self) -> TrainState:
-        """Draws the initial state, or restores the newest checkpoint."""
-        if not self.start:
-            # Committed to the device as a restored state is, so that both run the same executable.
-            return jax.device_put(self.parts.init(self.parts.key), jax.devices()[0])
-        source, notes = self.task.train_source, self.manager.notes(self.start)
-        if (before := notes.get("train_examples")) != len(source):
-            raise UserError(
-                f"the run in {self.folder.path} had {before} examples, now {len(source)}"
-            )
-        if (before := notes.get("data_fingerprint")) != source.fingerprint:
-            raise UserError(
-                f"the run in {self.folder.path} learned from other data (fingerprint {before}, "
-                f"now {source.fingerprint}); give it back its data, or choose another --workdir"
-            )
-        return self.manager.restore(self.start, self.parts.abstract_state())
+    def restore(self) -> tuple[int, TrainState]:
+        """Restores the newest good checkpoint; draws the initial state if there never was one."""
+        steps = self.manager.newest_first()
+        if not steps and not self.manager.has_lost_all():
+            return 0, self.parts.initial_state()
+        start, state = self.manager.restore_first(steps, self.parts.abstract_state())
+        check_notes(self.manager.notes(start), self.task, self.config, self.folder)
+        return start, state
+
+    def lost_records(self) -> int:
+        """Counts the records that the checkpoint knows of and that are no longer there."""
+        return max(0, self.manager.notes(self.start)["records"] - len(self.writer.records))
 
     def train(self, state: TrainState) -> None:
         """Makes the steps that are left."""
@@ -202,7 +171,7 @@ class _Run:
         batches = training_batches(source, train.batch_size, self.config.seed, self.start)
         with contextlib.closing(batches):
             for step in range(self.start + 1, self.steps + 1):
-                state = self.train_step(state, next(batches))
+                state = self.parts.train_step(state, next(batches))
                 if step == self.start + 1:
                     jax.block_until_ready(state)
                     self.clock.start(step)
@@ -210,6 +179,8 @@ class _Run:
 
     def after_step(self, step: int, state: TrainState) -> None:
         """Logs, scores and saves where it is due, and stops where it was asked for."""
+        if self.skip_watch.count(step, state.skips) > self.config.train.max_skipped_steps:
+            self.require_few_skips(state)
         values = self.log(step, state) if self.due(step, "log_every") else None
         if self.due(step, "eval_every"):
             values = (values or {}) | self.score_and_save(step, state)
@@ -225,18 +196,43 @@ class _Run:
     def log(self, step: int, state: TrainState) -> dict[str, float]:
         """Records the means over the steps since the last log point."""
         means = self.finite_means(step, state)
+        self.folder.require()
         timing = self.clock.lap(step)
-        means["learning_rate"] = float(self.parts.learning_rate(step - 1))
+        skips = jax.device_get(state.skips)
+        means["learning_rate"] = float(self.parts.learning_rate(step - 1 - int(skips.count)))
+        if skips.recent:
+            means["skipped_steps"] = int(skips.recent)
+            self.progress.message(f"{skips.describe()}; {skips.count} skipped so far")
         self.writer.write({"step": step, "split": "train", **means, "timing": timing})
         return {name: means[name] for name in ("loss", self.task.metric) if name in means}
 
     def finite_means(self, step: int, state: TrainState) -> dict[str, float]:
-        """Waits for the steps so far, and returns the means since the last log point."""
+        """Waits for the steps so far, and returns the means since the last log point.
+
+        Skipped steps do not count; there are no means where all were skipped.
+        """
+        self.require_few_skips(state)
         count = (step - 1) % self.every["log_every"] + 1
-        totals = jax.device_get(state.totals)
-        means = {name: float(total) / count for name, total in totals.items()}
+        totals, recent = jax.device_get((state.totals, state.skips.recent))
+        taken = count - int(recent)
+        means = {name: float(total) / taken for name, total in totals.items() if taken}
         self.require_finite(means, f"between steps {step - count + 1} and {step}")
         return means
+
+    def require_few_skips(self, state: TrainState) -> None:
+        """Ends the run if more steps were not finite than may be skipped."""
+        skips, train = jax.device_get(state.skips), self.config.train
+        if skips.count <= train.max_skipped_steps:
+            return
+        step, count = int(skips.step), len(self.task.train_source)
+        indices = training_indices(count, train.batch_size, self.config.seed, step - 1)
+        shown = ", ".join(map(str, indices[:SHOWN_EXAMPLES]))
+        more = ", ..." if len(indices) > SHOWN_EXAMPLES else ""
+        raise UserError(
+            f"{skips.describe()}; its batch is the training examples {shown}{more}; "
+            f"{skips.count} steps were not finite, config.train.max_skipped_steps is "
+            f"{train.max_skipped_steps}; {self.last_good()}; --mode=replay --step={step} shows it"
+        )
 
     def require_finite(self, values: Mapping[str, float], when: str) -> None:
         """Ends the run if it has diverged."""
@@ -288,10 +284,17 @@ class _Run:
         overwrite: bool = False,
     ) -> None:
         """Starts to save the state; says so if this or the save before it fails, and goes on."""
+        self.folder.require()
         self.finite_means(step, state)
+        if bad := nonfinite_names({"params": state.params, "opt_state": state.opt_state}):
+            raise UserError(
+                f"{', '.join(bad[:3])} not finite after step {step}; {self.last_good()}"
+            )
         source = self.task.train_source
         notes = {
+            "config": to_fields(self.config),
             "data_position": step,
+            "records": len(self.writer.records),
             "train_examples": len(source),
             "data_fingerprint": source.fingerprint,
         }
@@ -334,9 +337,9 @@ class _Run:
 
     def score_best(self) -> dict[str, Any]:
         """Scores the best checkpoint on what was not used to choose it, and writes the result."""
-        best = self.manager.best_step()
-        assert best is not None, "the last step is always scored"
-        params = self.manager.restore(best, self.parts.abstract_state()).params
+        steps = self.manager.best_first()
+        best, state = self.manager.restore_first(steps, self.parts.abstract_state())
+        params = state.params
         scores = {"validation": dict(self.manager.metrics(best) or {})}
         for name, source in self.task.eval_sources.items():
             if name != "validation":
@@ -362,17 +365,3 @@ class _Run:
         self.record_scores(self.steps, name, scores)
         self.progress.message(f"{name}: {format_scores(scores)}")
         return scores
-
-
-def _open_checkpoints(
-    task: Task, config: ConfigDict, folder: os.PathLike[str], *, read_only: bool = False
-) -> CheckpointManager:
-    train = config.train
-    return CheckpointManager(
-        folder, train.keep_last, train.keep_best, task.metric, read_only=read_only
-    )
-
-
-def _sample(source: Source, batch_size: int) -> dict[str, Any]:
-    """Returns a batch of the shape that `source` gives."""
-    return gather(source, np.zeros(batch_size, np.int64))

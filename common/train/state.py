@@ -8,9 +8,12 @@ import optax
 from flax import struct
 
 from common.array_types import Array, PRNGKey, PyTree
+from common.train.skipping import Skips
 from common.train.task import Batch, Params, Task
 
-RESERVED_METRICS = frozenset({"loss", "gradient_norm", "learning_rate", "step", "split", "timing"})
+RESERVED_METRICS = frozenset(
+    {"loss", "gradient_norm", "learning_rate", "skipped_steps", "step", "split", "timing"}
+)
 
 
 class TrainState(struct.PyTreeNode):
@@ -22,6 +25,7 @@ class TrainState(struct.PyTreeNode):
         opt_state: State of the optax optimizer.
         rng: Key of the run; step s uses `fold_in(rng, s)`.
         totals: Sums of the metrics over the steps since the last log point, in float32.
+        skips: The steps that were skipped because they were not finite.
     """
 
     step: Array
@@ -29,6 +33,7 @@ class TrainState(struct.PyTreeNode):
     opt_state: optax.OptState
     rng: PRNGKey
     totals: dict[str, Array]
+    skips: Skips
 
 
 def make_init(
@@ -51,6 +56,7 @@ def make_init(
             opt_state=jax.tree.map(_strong_type, optimizer.init(params)),
             rng=step_rng,
             totals={name: jnp.zeros((), jnp.float32) for name in metrics},
+            skips=Skips.none(),
         )
 
     return jax.jit(init)

@@ -1,19 +1,24 @@
 """One optimizer step, compiled."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from common.array_types import Array
 from common.train.state import TrainState
-from common.train.task import Batch, Task
+from common.train.task import Batch, Params, Task
 
 TrainStep = Callable[[TrainState, Batch], TrainState]
 
 
 def make_train_step(
-    task: Task, optimizer: optax.GradientTransformation, log_every: int
+    task: Task,
+    optimizer: optax.GradientTransformation,
+    log_every: int,
+    max_skipped_steps: int = 0,
 ) -> TrainStep:
     """Returns the jitted function that takes a state and a batch to the next state.
 
@@ -21,10 +26,17 @@ def make_train_step(
     `state.totals`, which start anew after every `log_every` steps, so that no step waits for a
     transfer and a resumed run continues the same sums.
 
+    A step whose loss or gradient norm is not finite is noted in `state.skips`. If it is one more
+    than may be skipped, the run is over with it. Steps that may be skipped leave parameters,
+    optimizer and sums as they were; where none may, the state is not to be used after one. To
+    choose between old and new makes another program, which rounds otherwise: runs with
+    `max_skipped_steps` of 0 and of more agree to rounding only.
+
     Args:
         task: Supplies the loss.
         optimizer: Turns gradients into updates.
         log_every: Number of steps whose metrics are summed together.
+        max_skipped_steps: Number of skipped steps after which training can go on.
     """
 
     def train_step(state: TrainState, batch: Batch) -> TrainState:
@@ -34,15 +46,36 @@ def make_train_step(
         )
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         values = {"loss": loss, **metrics, "gradient_norm": optax.tree.norm(gradients)}
+        finite = jnp.isfinite(loss) & jnp.isfinite(values["gradient_norm"])
+        running = state.skips.count <= max_skipped_steps
         begins = state.step % log_every == 0
+        old = _Learned(state.params, state.opt_state, _begun(state.totals, begins))
+        new = _Learned(
+            optax.apply_updates(state.params, updates),
+            opt_state,
+            {
+                name: total + jnp.asarray(values[name], jnp.float32)
+                for name, total in old.totals.items()
+            },
+        )
+        if max_skipped_steps:
+            new = jax.tree.map(lambda x, y: jnp.where(finite & running, x, y), new, old)
         return state.replace(
             step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
-            opt_state=opt_state,
-            totals={
-                name: jnp.where(begins, 0.0, total) + jnp.asarray(values[name], jnp.float32)
-                for name, total in state.totals.items()
-            },
+            skips=state.skips.noting(running & ~finite, begins, state.step + 1, values),
+            **new._asdict(),
         )
 
     return jax.jit(train_step, donate_argnums=0)
+
+
+class _Learned(NamedTuple):
+    """The parts of a state that a skipped step leaves as they were."""
+
+    params: Params
+    opt_state: optax.OptState
+    totals: dict[str, Array]
+
+
+def _begun(totals: dict[str, Array], begins: Array) -> dict[str, Array]:
+    return {name: jnp.where(begins, 0.0, total) for name, total in totals.items()}

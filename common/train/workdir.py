@@ -1,8 +1,9 @@
 """The files of one run, each written whole or not at all."""
 
+import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,27 +39,42 @@ class Workdir:
             UserError: The folder cannot be written, or holds a run with another config.
         """
         file = self.path / "config.json"
-        wanted = json.loads(to_json(config.to_dict()))
+        wanted = to_fields(config)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            if not file.exists():
-                write_json(file, wanted)
         except OSError as error:
             raise UserError(f"cannot write to workdir {self.path}: {error.strerror}") from None
+        if not file.exists():
+            write_json(file, wanted)
         if changes := config_changes(read_json(file), wanted):
             raise UserError(
                 f"{file} is of a run with another config: {'; '.join(changes)}; "
                 "choose another --workdir, or set these back"
             )
 
-    def record_environment(self, step: int) -> None:
-        """Writes environment.json, or adds to it what this session resumes with at `step`."""
+    def require(self) -> None:
+        """Checks that the folder is still the one of this run.
+
+        Raises:
+            UserError: It has vanished, or was replaced.
+        """
+        if not (self.path / "config.json").is_file():
+            raise UserError(f"workdir {self.path} has vanished while the run was going on")
+
+    def record_environment(self, step: int, damaged: Mapping[int, str] | None = None) -> None:
+        """Writes environment.json, or adds to it what this session resumes with at `step`.
+
+        Args:
+            step: The session's first step is the one after it.
+            damaged: What is wrong with each newer checkpoint that could not be used, by step.
+        """
         file = self.path / "environment.json"
         now = describe_environment()
         if step and file.exists():
             first = read_json(file)
             changed = {key: value for key, value in now.items() if first.get(key) != value}
-            sessions = [*first.get("resumed", []), {"step": step, **changed}]
+            lost = {"damaged_checkpoints": dict(damaged)} if damaged else {}
+            sessions = [*first.get("resumed", []), {"step": step, **lost, **changed}]
             now = first | {"resumed": sessions}
         write_json(file, now)
 
@@ -84,6 +100,11 @@ def config_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def to_fields(config: ConfigDict) -> dict[str, Any]:
+    """Returns the fields of a config as JSON gives them back."""
+    return json.loads(to_json(config.to_dict()))
+
+
 def to_json(value: Any) -> str:
     """Formats `value` as indented JSON; what JSON does not know becomes its text."""
     return json.dumps(value, indent=2, default=str) + "\n"
@@ -95,13 +116,34 @@ def write_json(file: Path, value: Any) -> None:
 
 
 def replace_file(file: Path, text: str) -> None:
-    """Replaces `file` by `text` in one move, after the text is on disk."""
+    """Replaces `file` by `text` in one move, after the text is on disk.
+
+    Raises:
+        UserError: It cannot be written.
+    """
     temporary = file.with_name(f".{file.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(file)
+    with writing(file):
+        with temporary.open("w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(file)
+
+
+@contextlib.contextmanager
+def writing(file: Path) -> Iterator[None]:
+    """Turns what a full disk or a missing folder raises inside into one line.
+
+    Raises:
+        UserError: `file` could not be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot write {file}: {error.strerror or error}; the checkpoints are as they were, "
+            "and the same command goes on from the newest"
+        ) from None
 
 
 def read_json(file: Path) -> dict[str, Any]:

@@ -5,14 +5,18 @@ a final score), the metrics, and 'timing'. Everything outside 'timing' is the sa
 every run of the same config on the same machine, however often it was stopped and resumed.
 """
 
+import contextlib
 import json
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.summary import scalar
 
-from common.train.workdir import Workdir, replace_file
+from common.train.workdir import Workdir, replace_file, writing
 
 Record = dict[str, Any]
 
@@ -29,24 +33,34 @@ class MetricsWriter:
         records = [record for record in read_records(workdir.metrics) if _is_before(record, step)]
         self.records = records
         replace_file(workdir.metrics, "".join(map(_to_line, records)))
-        self._file = workdir.metrics.open("a", encoding="utf-8")
-        for old in workdir.tensorboard.glob("events.out.tfevents.*"):
-            old.unlink()
-        self._events = SummaryWriter(str(workdir.tensorboard))
-        for record in records:
-            self._add_events(record)
+        self._path, self._folder = workdir.metrics, workdir.tensorboard
+        with writing(self._path):
+            self._file = self._path.open("a", encoding="utf-8")
+        with writing(self._folder):
+            self._folder.mkdir(exist_ok=True)
+            for old in self._folder.glob("events.out.tfevents.*"):
+                old.unlink()
+            # Written in this thread: a thread of its own would hang once the disk is full.
+            self._events = EventsWriter(str(self._folder / "events"))
+            for record in records:
+                self._add_events(record)
+            self._events.flush()
 
     def write(self, record: Record) -> None:
         """Appends one record; it survives a kill of the process from here on.
 
         Raises:
             ValueError: A value is not finite.
+            UserError: The disk is full, or gone.
         """
-        self._file.write(_to_line(record))
-        self._file.flush()
+        line = _to_line(record)
+        with writing(self._path):
+            self._file.write(line)
+            self._file.flush()
         self.records.append(record)
-        self._add_events(record)
-        self._events.flush()
+        with writing(self._folder):
+            self._add_events(record)
+            self._events.flush()
 
     def find(self, step: int, split: str) -> Record | None:
         """Returns the record of `split` at `step`, or None."""
@@ -60,13 +74,16 @@ class MetricsWriter:
         return self.records[-1]["timing"]["elapsed_seconds"] if self.records else 0.0
 
     def close(self) -> None:
-        """Closes all files."""
-        self._file.close()
-        self._events.close()
+        """Closes all files; what could not be written has been told of before."""
+        for file in (self._file, self._events):
+            with contextlib.suppress(OSError):
+                file.close()
 
     def _add_events(self, record: Record) -> None:
         for tag, value in _scalars(record):
-            self._events.add_scalar(tag, value, record["step"])
+            self._events.write_event(
+                Event(step=record["step"], wall_time=time.time(), summary=scalar(tag, value))
+            )
 
 
 def read_records(file: Path) -> list[Record]:

@@ -75,6 +75,7 @@ def _default() -> ConfigDict:
     config.train.checkpoint_every = 200
     config.train.keep_last = 2
     config.train.keep_best = 1
+    config.train.max_skipped_steps = 0  # steps whose loss or gradient is not finite
     return config
 
 

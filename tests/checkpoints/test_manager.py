@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from common.checkpoints import CheckpointManager, SaveError
+from common.checkpoints import CheckpointManager, CheckpointReader, SaveError
 from common.errors import UserError
 
 
@@ -178,7 +178,7 @@ def test_a_damaged_checkpoint_is_named(open_manager, tmp_path):
     manager = open_manager()
     save_all(manager, [0.5])
     shutil.rmtree(tmp_path / "checkpoints" / "1" / "state" / "d")
-    with pytest.raises(UserError, match="checkpoints/1 cannot be read") as caught:
+    with pytest.raises(UserError, match="checkpoints/1 is damaged: .*state/d/") as caught:
         open_manager().restore(1, abstract(make_state()))
     assert "\n" not in str(caught.value)
 
@@ -255,14 +255,13 @@ def test_what_a_killed_save_left_behind_goes_with_the_next(open_manager, tmp_pat
 
 def test_reading_touches_nothing(open_manager, tmp_path):
     with pytest.raises(UserError, match="no folder .*checkpoints"):
-        open_manager(read_only=True)
+        CheckpointReader(tmp_path / "checkpoints", "accuracy")
     save_all(open_manager(), [0.5])
     left = tmp_path / "checkpoints" / "2.orbax-checkpoint-tmp"
     left.mkdir()
     before = sorted((path, path.stat().st_mtime_ns) for path in tmp_path.rglob("*"))
-    reader = open_manager(read_only=True)
+    reader = CheckpointReader(tmp_path / "checkpoints", "accuracy")
     assert_equal(reader.restore(1, abstract(make_state())), make_state(1.0))
-    reader.close()
     assert sorted((path, path.stat().st_mtime_ns) for path in tmp_path.rglob("*")) == before
 
 

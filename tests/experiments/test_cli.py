@@ -238,6 +238,39 @@ def test_errors_of_a_mode(calls, capsys):
         calls.main()
 
 
+def test_lack_of_memory(calls, capsys):
+    for error in (MemoryError(), RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 B")):
+        calls.raises = error
+        assert calls.main() == 1
+        said = capsys.readouterr().err
+        assert said.startswith("error: out of memory (") and said.count("\n") == 1
+        assert said.endswith("; lower config.train.batch_size (8)\n")
+
+
+def test_a_mode_of_one_step(calls, capsys, config_file):
+    steps = []
+
+    def again(config, workdir, step):
+        """Makes it again."""
+        steps.append(step)
+
+    def main(*argv):
+        modes = {"train": lambda config, workdir: None, "again": again}
+        names = {"module": "tiny", "description": "Tries.", "default_config": config_file}
+        return cli.run(modes, **names, argv=argv)
+
+    Path("config.json").write_text(cli.load_config(config_file).to_json())
+    assert main("--mode=again", "--workdir=.", "--step=12") == 0
+    assert steps == [12]
+    for argv in (["--mode=again"], ["--mode=again", "--step=x"], ["--step=3"]):
+        assert main("--workdir=.", *argv) == 2
+        assert capsys.readouterr().err.startswith("error: --step: --mode=")
+    assert calls.main("--step=3") == 2
+    assert "unknown flag --step" in capsys.readouterr().err
+    assert main("--help") == 0
+    assert "[--step=N]" in capsys.readouterr().out
+
+
 def test_load_config(config_file):
     config = cli.load_config("tiny.py:smoke", {"train.steps": 10, "optim.learning_rate": 1})
     assert isinstance(config, ConfigDict) and config.is_locked

@@ -73,6 +73,9 @@ def test_command_line_runs_smoke_and_its_other_modes(tmp_path, monkeypatch, caps
     assert main([f"--config={variant('smoke')}", *run]) == 0
     assert main(["--mode=eval", "--workdir=run"]) == 0
     assert main(["--mode=report", "--workdir=run"]) == 0
+    assert main(["--mode=replay", "--step=17", "--workdir=run"]) == 0
+    assert np.load("run/replay_17.npz")["image"].shape == (32, 32, 32)
+    assert (tmp_path / "run" / "replay_17.png").stat().st_size > 1000
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert f"accuracy={result['test']['accuracy']:.6g}" in capsys.readouterr().out
 

@@ -64,7 +64,7 @@ def test_the_record_has_every_interval_and_the_end(finished):
 def test_the_folder_holds_what_was_promised(finished):
     workdir, result = finished
     assert {path.name for path in workdir.iterdir()} == {
-        "checkpoints", "config.json", "environment.json", "metrics.jsonl", "result.json",
+        ".lock", "checkpoints", "config.json", "environment.json", "metrics.jsonl", "result.json",
         "tensorboard",
     }  # fmt: skip
     assert json.loads((workdir / "result.json").read_text()) == result
@@ -143,8 +143,8 @@ def test_other_data_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("step", "message"),
     [
-        (17, "loss not finite between steps 16 and 20; .* checkpoint is of step 16"),
-        (2, "loss not finite between steps 1 and 4; .* checkpoint is none"),
+        (17, r"step 17 is not finite \(loss nan, .*examples 1, 33, .* checkpoint is of step 16"),
+        (2, r"step 2 is not finite \(loss nan, .*; .* checkpoint is none"),
     ],
 )
 def test_a_run_that_diverges_is_stopped(tmp_path, step, message):

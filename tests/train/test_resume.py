@@ -1,5 +1,6 @@
 """A run that is stopped anywhere, in any way, ends with the same bits as one that is not."""
 
+import json
 import os
 import signal
 import subprocess
@@ -121,6 +122,58 @@ def test_after_kill_9(uninterrupted, tmp_path, compilation_folder):
             file.write('{"step": 1')  # what a kill in the middle of a write leaves
     assert_ends_alike(tmp_path, uninterrupted)
     assert all(path.name.isdigit() for path in (tmp_path / "checkpoints").iterdir())
+
+
+def damage(folder):
+    """Changes one bit in the middle of the array data of a checkpoint."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    file = max(files, key=lambda path: path.stat().st_size)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def test_after_damage_to_the_newest_checkpoint(uninterrupted, tmp_path):
+    with pytest.raises(Preempted):
+        fit(ToyTask(), toy_config(), tmp_path, progress=At(18, terminate))
+    damage(tmp_path / "checkpoints" / "18")
+    progress = At(23, lambda: None)
+    result = fit(ToyTask(), toy_config(), tmp_path, progress=progress)
+    assert (without_timing(result), curve(tmp_path)) == uninterrupted
+    assert "checkpoints/18 is damaged: " in progress.messages[0]
+    assert (tmp_path / "checkpoints" / "damaged" / "18").is_dir()
+    (session,) = json.loads((tmp_path / "environment.json").read_text())["resumed"]
+    assert session["step"] == 16 and list(session["damaged_checkpoints"]) == ["18"]
+
+
+def test_a_run_without_a_good_checkpoint_never_starts_anew(tmp_path):
+    with pytest.raises(Preempted):
+        fit(ToyTask(), toy_config(), tmp_path, progress=At(5, terminate))
+    record = (tmp_path / "metrics.jsonl").read_bytes()
+    for step in ("4", "5"):
+        damage(tmp_path / "checkpoints" / step)
+    for names in ("step 5: .*step 4: ", "damaged: 4, 5; put back"):
+        with pytest.raises(UserError, match=f"every checkpoint of the run is damaged .*{names}"):
+            fit(ToyTask(), toy_config(), tmp_path, progress=NoProgress())
+    assert (tmp_path / "metrics.jsonl").read_bytes() == record
+
+
+def test_lost_records_are_told(tmp_path):
+    with pytest.raises(Preempted):
+        fit(ToyTask(), toy_config(), tmp_path, progress=At(11, terminate))
+    (tmp_path / "metrics.jsonl").write_text("")
+    progress = At(12, crash)
+    with pytest.raises(Crash):
+        fit(ToyTask(), toy_config(), tmp_path, progress=progress)
+    assert f"{tmp_path / 'metrics.jsonl'} has lost 3 records" in progress.messages
+
+
+def test_a_checkpoint_of_another_config_is_refused(tmp_path):
+    with pytest.raises(Preempted):
+        fit(ToyTask(), toy_config(), tmp_path, progress=At(5, terminate))
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(UserError, match="is of another config: train.log_every was 5, now 6"):
+        fit(ToyTask(), toy_config(log_every=6), tmp_path, progress=NoProgress())
 
 
 @pytest.fixture

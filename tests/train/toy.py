@@ -90,6 +90,7 @@ def toy_config(**train: Any) -> ConfigDict:
         "checkpoint_every": 4,
         "keep_last": 2,
         "keep_best": 1,
+        "max_skipped_steps": 0,
     }
     return ConfigDict(
         {

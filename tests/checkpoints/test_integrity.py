@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from common.checkpoints import CheckpointManager, CheckpointReader, DamagedCheckpoint
-from common.checkpoints.record import METADATA_FILE, make_record, read_record
+from common.checkpoints.record import METADATA_FILE, make_record, read_record, seal_of
 from common.errors import UserError
 from experiments.faults.damage import damage_all
 
@@ -174,10 +174,7 @@ def test_what_another_orbax_wrote_is_not_called_damaged(folder):
 
 
 def reseal(record):
-    from common.checkpoints.record import _seal
-
-    record = {key: value for key, value in record.items() if key != "seal"}
-    return record | {"seal": _seal(record)}
+    return record | {"seal": seal_of(record)}
 
 
 def test_a_renamed_checkpoint_is_known(folder):

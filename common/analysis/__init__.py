@@ -26,6 +26,14 @@ from common.analysis.shortcuts import (
     cross_validated_accuracy,
     logistic_regression,
 )
+from common.analysis.similarity import (
+    canonical_correlations,
+    cka,
+    feature_variance,
+    norm_correlation,
+    rv_coefficient,
+    svcca,
+)
 from common.analysis.style import to_png
 
 __all__ = [
@@ -36,20 +44,26 @@ __all__ = [
     "attribution_maps",
     "attribution_over_time",
     "binned_accuracy",
+    "canonical_correlations",
     "capture",
+    "cka",
     "comparison",
     "count_flops",
     "cross_validated_accuracy",
+    "feature_variance",
     "gates_over_time",
     "image_grid",
     "input_gradient",
     "kernel_grid",
     "learning_curves",
     "logistic_regression",
+    "norm_correlation",
     "program_cost",
+    "rv_coefficient",
     "spatial_attribution",
     "states_over_time",
     "style",
+    "svcca",
     "temporal_attribution",
     "to_png",
 ]

@@ -2,7 +2,9 @@
 
 from common.analysis import style
 from common.analysis.attribution import (
+    PathAttribution,
     input_gradient,
+    integrated_gradients,
     spatial_attribution,
     temporal_attribution,
 )
@@ -21,10 +23,19 @@ from common.analysis.figures import (
     states_over_time,
 )
 from common.analysis.page import Page
-from common.analysis.shortcuts import (
+from common.analysis.probes import (
     LogisticModel,
-    cross_validated_accuracy,
+    ProbeScore,
+    linear_probe,
     logistic_regression,
+)
+from common.analysis.similarity import (
+    canonical_correlations,
+    cka,
+    feature_variance,
+    norm_correlation,
+    rv_coefficient,
+    svcca,
 )
 from common.analysis.style import to_png
 
@@ -32,24 +43,33 @@ __all__ = [
     "Cost",
     "LogisticModel",
     "Page",
+    "PathAttribution",
+    "ProbeScore",
     "accuracy_by_distance",
     "attribution_maps",
     "attribution_over_time",
     "binned_accuracy",
+    "canonical_correlations",
     "capture",
+    "cka",
     "comparison",
     "count_flops",
-    "cross_validated_accuracy",
+    "feature_variance",
     "gates_over_time",
     "image_grid",
     "input_gradient",
+    "integrated_gradients",
     "kernel_grid",
     "learning_curves",
+    "linear_probe",
     "logistic_regression",
+    "norm_correlation",
     "program_cost",
+    "rv_coefficient",
     "spatial_attribution",
     "states_over_time",
     "style",
+    "svcca",
     "temporal_attribution",
     "to_png",
 ]

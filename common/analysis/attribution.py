@@ -1,9 +1,12 @@
-"""How much a small change of the input would change the answer: gradients of one logit."""
+"""How much the input changes the answer: gradients of one logit, and their path integral."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import lax
 
 from common.array_types import Array, Float, Int
 
@@ -40,3 +43,60 @@ def temporal_attribution(
 ) -> Float[Array, "b t"]:
     """Returns |d logit / d frame|, summed over all pixels and colours, for every frame."""
     return spatial_attribution(apply, frames, target).sum((-2, -1))
+
+
+class PathAttribution(NamedTuple):
+    """What each number of the input adds to a logit on the way from a baseline.
+
+    Attributes:
+        values: of the shape of the input.
+        change: logit of the input minus that of the baseline, one for each example.
+        error: sum of `values` minus `change`: zero for an exact integral (completeness).
+    """
+
+    values: Float[Array, "b *axes"]
+    change: Float[Array, "b"]
+    error: Float[Array, "b"]
+
+
+def integrated_gradients(
+    apply: Apply,
+    frames: Float[Array, "b *axes"],
+    target: Int[Array, "b"],
+    baseline: Float[Array, "b *axes"] | float = 0.0,
+    steps: int = 32,
+) -> PathAttribution:
+    """Integrates the gradient of a logit along the line from a baseline to the input.
+
+    Sundararajan, Taly and Yan 2017, equation 1, by Gauss-Legendre quadrature: exact where the logit
+    is a polynomial of degree 2 `steps` along the line.
+
+    Args:
+        apply: maps the inputs to logits (b, classes), each example on its own.
+        frames: inputs of any shape after the batch axis.
+        target: class of each example whose logit is explained.
+        baseline: input that stands for the absence of anything, such as a black image.
+        steps: evaluations of the gradient.
+
+    Raises:
+        ValueError: fewer steps than one.
+    """
+    if steps < 1:
+        raise ValueError(f"steps is {steps}; expected 1 or more")
+    start = jnp.broadcast_to(jnp.asarray(baseline, frames.dtype), frames.shape)
+    difference = frames - start
+    nodes, weights = (x.astype(np.float32) for x in np.polynomial.legendre.leggauss(steps))
+
+    def add(total: Array, node: Array) -> tuple[Array, None]:
+        position, weight = node
+        slope = input_gradient(apply, start + (0.5 + 0.5 * position) * difference, target)
+        return total + 0.5 * weight * slope, None
+
+    mean_slope, _ = lax.scan(add, jnp.zeros_like(frames), jnp.stack([nodes, weights], -1))
+    values = difference * mean_slope
+    chosen = [
+        jnp.take_along_axis(apply(x), jnp.asarray(target)[:, None], -1)[:, 0]
+        for x in (frames, start)
+    ]
+    change = chosen[0] - chosen[1]
+    return PathAttribution(values, change, values.reshape(len(values), -1).sum(-1) - change)

@@ -294,8 +294,7 @@ def _duplicate_lines(scans: Mapping[str, Scan]) -> Iterable[str]:
 
 def _shortcut_lines(data: Dataset, scans: Mapping[str, Scan]) -> Iterable[str]:
     """Yields how well each feature alone tells the label on a sample of the largest split."""
-    from common.analysis.shortcuts import cross_validated_accuracy
-    from common.train import wilson_interval
+    from common.analysis import linear_probe
 
     name = _largest(scans)
     chosen = choose_pairs(scans[name].labels, SHORTCUT_IMAGES)
@@ -310,9 +309,8 @@ def _shortcut_lines(data: Dataset, scans: Mapping[str, Scan]) -> Iterable[str]:
         f"{len(labels):,} images of {name}, pairs kept together; 95 % Wilson intervals"
     )
     for feature, values in shortcut_features(images, markers, data.radius).items():
-        correct, total = cross_validated_accuracy(values, labels, FOLDS, group=2)
-        low, high = (100 * bound for bound in wilson_interval(correct, total))
-        yield f"  {feature:24} {100 * correct / total:5.1f} % [{low:.1f}, {high:.1f}]"
+        share, low, high = (100 * x for x in linear_probe(values, labels, FOLDS, group=2)[:3])
+        yield f"  {feature:24} {share:5.1f} % [{low:.1f}, {high:.1f}]"
 
 
 def _save_sheet(data: Dataset, scans: Mapping[str, Scan], path: Path) -> Path:

@@ -12,7 +12,7 @@ from flax.traverse_util import flatten_dict
 
 from common.analysis import (
     capture,
-    cross_validated_accuracy,
+    linear_probe,
     spatial_attribution,
 )
 from common.array_types import Array, Float, PyTree, UInt8
@@ -140,8 +140,7 @@ def shortcuts(data: ImageSet) -> dict[str, Score]:
     folds = min(FOLDS, len(labels) // 2)
     features_by_name = data.shortcut_features() if folds > 1 else {}
     for name, features in features_by_name.items():
-        correct, total = cross_validated_accuracy(features, labels, folds)
-        scores[name] = Score(correct / total, *wilson_interval(correct, total))
+        scores[name] = Score(*linear_probe(features, labels, folds, group=2)[:3])
     return scores
 
 

@@ -3,7 +3,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from common.analysis import input_gradient, spatial_attribution, temporal_attribution
+from common.analysis import (
+    input_gradient,
+    integrated_gradients,
+    spatial_attribution,
+    temporal_attribution,
+)
 
 
 @pytest.fixture(scope="module")
@@ -57,3 +62,36 @@ def test_a_linear_model_returns_its_weights():
     )
     expected = np.abs(np.moveaxis(np.asarray(weights), -1, 0)[[4, 1]]).sum(-1)
     np.testing.assert_allclose(spatial, expected, rtol=1e-5)
+
+
+def test_integrated_gradients_of_polynomials_are_exact():
+    """Of x^2 y along the line from (a, b): the integral by hand, as a cubic in the position."""
+
+    def apply(z):
+        return jnp.stack([z[:, 0] ** 2 * z[:, 1], z.sum(-1)], -1)
+
+    z, start = jnp.array([[2.0, 3.0], [-1.0, 0.5]]), jnp.array([[0.5, -1.0], [0.0, 1.0]])
+    positions = (np.arange(20_000) + 0.5) / 20_000
+    for steps, exact in ((2, True), (1, False)):
+        ours = integrated_gradients(apply, z, jnp.array([0, 0]), start, steps)
+        for example in range(2):
+            way = np.asarray(z - start)[example]
+            path = np.asarray(start)[example] + positions[:, None] * way
+            slope = np.stack([2 * path[:, 0] * path[:, 1], path[:, 0] ** 2], -1)
+            expected = way * slope.mean(0)
+            assert np.allclose(ours.values[example], expected, atol=1e-5) is exact
+        assert bool(np.abs(ours.error).max() < 1e-5) is exact
+
+
+def test_integrated_gradients_add_up_to_the_change(case):
+    apply, frames, target = case
+    baseline = 0.1 * jnp.ones_like(frames)
+    ours = integrated_gradients(apply, frames, target, baseline, 16)
+    rows = jnp.arange(2)
+    change = apply(frames)[rows, target] - apply(baseline)[rows, target]
+    np.testing.assert_allclose(ours.change, change, atol=1e-6)
+    np.testing.assert_allclose(ours.values.sum((1, 2, 3, 4)), change, atol=1e-5)
+    np.testing.assert_allclose(ours.error, 0.0, atol=1e-5)
+    assert np.abs(change).min() > 0.01
+    with pytest.raises(ValueError, match="steps is 0; expected 1 or more"):
+        integrated_gradients(apply, frames, target, steps=0)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from common.analysis import cross_validated_accuracy, logistic_regression
+from common.analysis import linear_probe, logistic_regression
 
 
 def test_gradient_vanishes_at_the_fit_and_weights_are_recovered():
@@ -50,22 +50,22 @@ def test_answers_are_counted_on_examples_left_out():
     noise, labels = rng.normal(size=(400, 100)), rng.integers(0, 2, 400)
     fitted = logistic_regression(noise, labels).probability(noise) > 0.5
     assert np.mean(fitted == labels) > 0.65
-    correct, total = cross_validated_accuracy(noise, labels)
-    assert total == 400 and 0.4 < correct / total < 0.6
+    score = linear_probe(noise, labels)
+    assert score.count == 400 and score.accuracy == score.correct / 400
+    assert 0.4 < score.accuracy < 0.6
+    assert score.low < score.accuracy < score.high < score.low + 0.11
     told = noise[:, :1] + 2 * labels[:, None]
-    assert cross_validated_accuracy(told, labels)[0] > 0.8 * 400
+    assert linear_probe(told, labels).low > 0.8
 
 
 def test_pairs_stay_together():
     """Apart, a pair's other half gives the opposite answer: far below chance."""
     rng = np.random.default_rng(0)
     pairs, labels = np.repeat(rng.normal(size=(100, 60)), 2, 0), np.tile([1, 0], 100)
-    apart, _ = cross_validated_accuracy(pairs, labels, group=1)
-    together, _ = cross_validated_accuracy(pairs, labels, group=2)
-    assert apart < 0.4 * 200
-    assert together == 100
+    assert linear_probe(pairs, labels).accuracy < 0.4
+    assert linear_probe(pairs, labels, group=2).accuracy == 0.5
     with pytest.raises(ValueError, match="4 groups of 2 examples for 10 folds"):
-        cross_validated_accuracy(pairs[:8], labels[:8])
+        linear_probe(pairs[:8], labels[:8], group=2)
 
 
 @pytest.mark.parametrize(

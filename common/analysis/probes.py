@@ -1,8 +1,14 @@
-"""Logistic regression on hand-made features: what a task gives away without any model."""
+"""Linear probes: what can be read off features of examples by a logistic regression.
+
+The features may be those of a model, or made by hand: what a task gives away without any model.
+"""
 
 import dataclasses
+from typing import NamedTuple
 
 import numpy as np
+
+from common.train import wilson_interval
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,10 +63,36 @@ def logistic_regression(
     return LogisticModel(centre, scale, w[:-1], float(w[-1]))
 
 
-def cross_validated_accuracy(
-    features: np.ndarray, labels: np.ndarray, folds: int = 10, seed: int = 0, group: int = 2
-) -> tuple[int, int]:
-    """Counts the right answers of logistic regressions on examples that they were not fitted to.
+class ProbeScore(NamedTuple):
+    """Accuracy of a probe on examples that it was not fitted to.
+
+    Attributes:
+        accuracy: share of right answers.
+        low: lower end of its 95 % Wilson interval.
+        high: upper end.
+        correct: right answers.
+        count: answers in all.
+    """
+
+    accuracy: float
+    low: float
+    high: float
+    correct: int
+    count: int
+
+
+def linear_probe(
+    features: np.ndarray,
+    labels: np.ndarray,
+    folds: int = 10,
+    seed: int = 0,
+    group: int = 1,
+    penalty: float = 1e-4,
+) -> ProbeScore:
+    """Scores logistic regressions by cross-validation.
+
+    The interval takes the answers for independent; the folds share most of their training examples,
+    so that it is somewhat too narrow.
 
     Args:
         features: (n, d).
@@ -69,12 +101,10 @@ def cross_validated_accuracy(
         seed: deals the examples out.
         group: so many consecutive examples stay together. Pairs that differ in little but their
             label would otherwise push the accuracy below chance.
-
-    Returns:
-        Right answers, and answers in all.
+        penalty: see `logistic_regression`.
 
     Raises:
-        ValueError: fewer groups than folds.
+        ValueError: fewer groups than folds, or what `logistic_regression` refuses.
     """
     features, labels = np.asarray(features, np.float64), np.asarray(labels)
     groups = -(-len(labels) // group)
@@ -85,10 +115,11 @@ def cross_validated_accuracy(
     correct = 0
     for fold in range(folds):
         held_out = fold_of == fold
-        model = logistic_regression(features[~held_out], labels[~held_out], penalty=1e-4)
+        model = logistic_regression(features[~held_out], labels[~held_out], penalty)
         answers = model.probability(features[held_out]) > 0.5
         correct += int((answers == (labels[held_out] == 1)).sum())
-    return correct, len(labels)
+    count = len(labels)
+    return ProbeScore(correct / count, *wilson_interval(correct, count), correct, count)
 
 
 def _newton(x: np.ndarray, y: np.ndarray, penalties: np.ndarray, steps: int) -> np.ndarray:

@@ -1,0 +1,190 @@
+"""Causal tests: change one part of what a spectral model computes, and see what the answer becomes.
+
+Each intervention is a context manager for calls of `model.apply`, in which it acts on all spectral
+blocks or on the one named `block` ('cssm_0'). They may be nested:
+
+    with remove_state(2), keep_frequencies(0.0, 0.1):
+        logits = model.apply(variables, images)
+
+JAX keeps compiled functions by the function, not by what they were traced in: jit a function of its
+own, such as a lambda, inside of each context.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from common.array_types import Array, Float
+from common.kernels import CoupledTransition, GatedInput
+from common.kernels.transitions import Entries
+from cssm.blocks.spectral import SpectralBlock
+from cssm.gates import GridGate
+from cssm.spectra import Grid
+
+Inputs = tuple[GatedInput, ...]
+Change = Callable[[nn.Module, Sequence[Any], Any], Any]
+"""change(module, arguments of the call, what it returned) is returned instead."""
+
+
+def hold_gate(
+    name: str, value: float | None = None, block: str | None = None
+) -> contextlib.AbstractContextManager[None]:
+    """Holds a gate at one value everywhere: what is in it besides does not reach the answer.
+
+    Args:
+        name: of the gate, as in the parameters: 'alpha', 'decay_Q'.
+        value: what it is held at; by default its own mean over steps, examples and frequencies.
+        block: name of the block, or None for all.
+
+    Raises:
+        ValueError: on leaving, where no gate of this name was met.
+    """
+
+    def held(gate: nn.Module, arguments: Sequence[Any], values: Array) -> Array:
+        del gate, arguments
+        return jnp.full_like(values, values.mean() if value is None else value)
+
+    def chosen(module: nn.Module) -> bool:
+        of = module.parent.name if isinstance(module.parent, nn.Module) else None
+        return isinstance(module, GridGate) and module.name == name and block in (None, of)
+
+    return _changed({"__call__": held}, chosen, f"gate {name!r}")
+
+
+def remove_state(index: int, block: str | None = None) -> contextlib.AbstractContextManager[None]:
+    """Takes one state out of the recurrence: it stays zero, and acts on no other.
+
+    Args:
+        index: place of the state, from 0: those of the transformer block are Q, K and A.
+        block: name of the block, or None for all.
+
+    Raises:
+        ValueError: there are fewer states; on leaving, where no block was met.
+    """
+
+    def uncoupled(
+        module: nn.Module, arguments: Sequence[Any], transition: CoupledTransition
+    ) -> CoupledTransition:
+        del arguments
+        if not 0 <= index < transition.states:
+            raise ValueError(
+                f"{module.name} has {transition.states} states and none of index {index}"
+            )
+        local, coupled = (
+            tuple(
+                tuple(
+                    None if (i == index) != (j == index) else entry for j, entry in enumerate(row)
+                )
+                for i, row in enumerate(entries)
+            )
+            for entries in (transition.local, transition.coupled)
+        )
+        return transition._replace(local=local, coupled=coupled)
+
+    def silent(module: nn.Module, arguments: Sequence[Any], inputs: Inputs) -> Inputs:
+        del module, arguments
+        return tuple(
+            GatedInput(drive.gate, jnp.zeros_like(drive.drive)) if i == index else drive
+            for i, drive in enumerate(inputs)
+        )
+
+    return _changed({"transition": uncoupled, "inputs": silent}, _blocks(block), "spectral block")
+
+
+def keep_frequencies(
+    low: float, high: float, block: str | None = None
+) -> contextlib.AbstractContextManager[None]:
+    """Lets only a band of spatial frequencies into the recurrence.
+
+    Frequencies do not meet in it, so that the states of the others stay zero. The band is that of
+    the distance from zero frequency, low <= sqrt(f_y^2 + f_x^2) < high, in cycles for each cell of
+    the block's map; the largest is sqrt(1/2). The gates are left as they are.
+
+    Args:
+        low: lower end of the band.
+        high: upper end, beyond it.
+        block: name of the block, or None for all.
+
+    Raises:
+        ValueError: the band is empty; on leaving, where no block was met.
+    """
+    if not 0 <= low < high:
+        raise ValueError(f"the band from {low} to {high} is empty")
+
+    def filtered(module: nn.Module, arguments: Sequence[Any], inputs: Inputs) -> Inputs:
+        del module
+        grid: Grid = arguments[-1]
+        radius = radial_frequencies(grid.rows, grid.columns)
+        mask = jnp.asarray((low <= radius) & (radius < high), jnp.float32)[None, None, ..., None]
+        return tuple(GatedInput(drive.gate, drive.drive * mask) for drive in inputs)
+
+    return _changed({"inputs": filtered}, _blocks(block), "spectral block")
+
+
+def skip_steps(
+    steps: Sequence[int], block: str | None = None
+) -> contextlib.AbstractContextManager[None]:
+    """Keeps the frames of some time steps out of the recurrence, which goes on without them.
+
+    The gates still see them.
+
+    Args:
+        steps: numbers of the steps, from 0.
+        block: name of the block, or None for all.
+
+    Raises:
+        ValueError: there are fewer steps; on leaving, where no block was met.
+    """
+
+    def without(module: nn.Module, arguments: Sequence[Any], inputs: Inputs) -> Inputs:
+        del arguments
+        gate = inputs[0].gate
+        count = len(inputs[0].drive) if gate is None else len(gate)
+        if outside := [step for step in steps if not 0 <= step < count]:
+            raise ValueError(f"{module.name} makes {count} steps and none of number {outside[0]}")
+        mask = jnp.ones((count, 1, 1, 1, 1)).at[np.asarray(steps, int)].set(0.0)
+        return tuple(GatedInput(d.gate, d.drive * mask) for d in inputs)
+
+    return _changed({"inputs": without}, _blocks(block), "spectral block")
+
+
+def radial_frequencies(height: int, width: int) -> Float[np.ndarray, "h f"]:
+    """Returns how far each entry of a half spectrum is from zero frequency, cycles per cell."""
+    return np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
+
+
+def _decoupled(entries: Entries, index: int) -> Entries:
+    """Puts structural zeros where one state acts on another or another on it."""
+    return tuple(
+        tuple(entry if (i == index) == (j == index) else None for j, entry in enumerate(row))
+        for i, row in enumerate(entries)
+    )
+
+
+def _blocks(name: str | None) -> Callable[[nn.Module], bool]:
+    return lambda module: isinstance(module, SpectralBlock) and name in (None, module.name)
+
+
+@contextlib.contextmanager
+def _changed(
+    changes: dict[str, Change], chosen: Callable[[nn.Module], bool], what: str
+) -> Iterator[None]:
+    """Replaces what methods of some modules return, by a function of it."""
+    met = False
+
+    def intercept(call: Callable, arguments: Sequence, options: dict, context: Any) -> Any:
+        nonlocal met
+        result = call(*arguments, **options)
+        if context.method_name not in changes or not chosen(context.module):
+            return result
+        met = True
+        return changes[context.method_name](context.module, arguments, result)
+
+    with nn.intercept_methods(intercept):
+        yield
+    if not met:
+        raise ValueError(f"no {what} was met that the intervention is for")

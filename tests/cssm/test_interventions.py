@@ -19,6 +19,7 @@ from cssm.interventions import (
 )
 
 STEPS = 4
+fast_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 @functools.cache
@@ -38,12 +39,12 @@ def case(cssm_type: str = "transformer", depth: int = 1) -> tuple[Any, Any, Any]
 def parts_of(cssm_type: str = "transformer") -> dict[str, Any]:
     """The intermediates; a function of its own each time, so that it is traced anew."""
     model, variables, x = case(cssm_type)
-    return jax.jit(lambda v, x: capture(model, v, x)[1])(variables, x)
+    return fast_jit(lambda v, x: capture(model, v, x)[1])(variables, x)
 
 
 def logits_of(depth: int = 1) -> Any:
     model, variables, x = case(depth=depth)
-    return np.asarray(jax.jit(lambda v, x: model.apply(v, x))(variables, x))
+    return np.asarray(fast_jit(lambda v, x: model.apply(v, x))(variables, x))
 
 
 def test_a_held_gate_has_one_value_and_the_rest_follows() -> None:

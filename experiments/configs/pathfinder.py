@@ -23,7 +23,7 @@ def get_config(variant: str = "") -> ConfigDict:
 def _default() -> ConfigDict:
     """TransformerCSSM on 64-pixel images, contours of 5 paddles, matched layout.
 
-    Every image is seen once. Ten minutes with data and report; test accuracy 97.9 % (seed 0,
+    Every image is seen once. Seven minutes with data and report; test accuracy 97.9 % (seed 0,
     2026-11-22).
     """
     config = ConfigDict()
@@ -97,7 +97,7 @@ def _smoke() -> ConfigDict:
 def _conv_net() -> ConfigDict:
     """A plain convolutional net of 68,020 parameters (the default has 68,130) on such images.
 
-    As many images as it can see in the default's time, with the default's recipe. Test accuracy
+    More images than it can see in the default's time, with the default's recipe. Test accuracy
     50.0 % (seed 0, 2026-11-22).
     """
     config = _default()

@@ -52,11 +52,6 @@ def load_into(path: StrPath, template: PyTree) -> PyTree:
     return jax.tree.unflatten(jax.tree.structure(template), [leaves[name] for name in names])
 
 
-def nonfinite_names(leaves: Mapping[str, np.ndarray]) -> list[str]:
-    """Returns the names of the arrays that hold NaN or infinity."""
-    return [name for name, array in leaves.items() if not np.isfinite(array).all()]
-
-
 def _parameters(content: Mapping[str, Any], template: PyTree) -> dict[str, PyTree]:
     """Returns the part of a content that stands for `template`, as dicts of arrays by text."""
     wants_variables = isinstance(template, Mapping) and "params" in template
@@ -81,7 +76,7 @@ def _arrays(value: Any, place: str) -> Any:
 
 
 def _warn_of_nonfinite(leaves: Mapping[str, np.ndarray], where: str) -> None:
-    if names := nonfinite_names(leaves):
+    if names := [name for name, array in leaves.items() if not np.isfinite(array).all()]:
         listed = ", ".join(names[:MAX_NAMES])
         more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
         warnings.warn(

@@ -11,6 +11,7 @@ from common.kernels.arrays import filled_like
 from common.kernels.scan_associative import scan_associative
 from common.kernels.scan_choice import choose_backend
 from common.kernels.scan_chunked import scan_chunked
+from common.kernels.scan_native import scan_native, suits
 from common.kernels.scan_pallas import scan_pallas
 from common.kernels.scan_sequential import Walk, scan_states
 from common.kernels.transitions import (
@@ -21,9 +22,16 @@ from common.kernels.transitions import (
     dense_step,
 )
 
-Backend = Literal["auto", "sequential", "associative", "chunked", "pallas"]
+Backend = Literal["auto", "sequential", "associative", "chunked", "native", "pallas"]
 Output = Literal["all", "last"]
 States = tuple[Array, ...]
+
+SCANS = {
+    "sequential": scan_states,
+    "chunked": scan_chunked,
+    "native": scan_native,
+    "pallas": scan_pallas,
+}
 
 
 def linear_scan(
@@ -52,8 +60,9 @@ def linear_scan(
         initial: the state before the first step; zero where None.
         backend: 'sequential' (one step after the other), 'associative' (`lax.associative_scan`
             over dense matrices), 'chunked' (sequential in chunks, associative across them),
-            'pallas' (one GPU kernel each way; coupled form with one spectrum, complex64), or
-            'auto', see `choose_backend`. One that is asked for by name is taken, or raises.
+            'native' (generated code for the CPU; coupled form with real gates), 'pallas' (one GPU
+            kernel each way; coupled form with one spectrum, complex64), or 'auto', see
+            `choose_backend`. One that is asked for by name is taken, or raises.
         reverse: run from the last time to the first.
         output: 'all' states, or the 'last' one that is reached, without the time axis.
 
@@ -67,14 +76,15 @@ def linear_scan(
     if problem.steps == 0:
         return problem.without_steps()
     if backend == "auto":
-        backend = cast(Backend, choose_backend(problem.steps, problem.lanes).backend)
+        shared = suits(problem.walk, problem.sliced, problem.initial)
+        choice = choose_backend(problem.steps, problem.lanes, shared_gates=shared)
+        backend = cast(Backend, choice.backend)
     if backend == "associative":
         return _associative(transition, inputs, problem)
     several = isinstance(transition, CoupledTransition) and isinstance(transition.spectrum, tuple)
     if backend == "pallas" and several:
         raise ValueError("backend 'pallas' is not available: it takes one spectrum for all rows")
-    scan = {"sequential": scan_states, "chunked": scan_chunked, "pallas": scan_pallas}[backend]
-    return scan(problem.walk, problem.shared, problem.sliced, problem.initial)
+    return SCANS[backend](problem.walk, problem.shared, problem.sliced, problem.initial)
 
 
 class Recurrence(NamedTuple):

@@ -1,9 +1,28 @@
 """Which back end `linear_scan` takes by itself."""
 
+import contextlib
 import math
+from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import NamedTuple
 
 import jax
+
+_native = ContextVar("native", default=True)
+
+
+@contextlib.contextmanager
+def native_code(allowed: bool) -> Iterator[None]:
+    """Lets 'auto' take the back end 'native', or not: for programs that XLA must see whole.
+
+    Such are those whose operations are counted, or that are exported for another machine. It counts
+    where a scan is traced: what was compiled outside stays as it is.
+    """
+    token = _native.set(allowed)
+    try:
+        yield
+    finally:
+        _native.reset(token)
 
 
 class Rule(NamedTuple):
@@ -34,8 +53,9 @@ RULES = {
 """The first rule that fits counts; platforms that are not named take those of the GPU.
 
 CPU: `python -m experiments.benchmarks.scan`, two cores of an Intel Xeon at 2.1 GHz, 2026-11-22. In
-processor time sequential is ahead of chunked from 4 steps on: forward 3.6 times at 4 steps, 5 to 8
-times at 256 to 4,096 and 4 times at 16,384; backward 2 to 6 times.
+processor time native is ahead of sequential, and that of chunked, at every number of steps and
+lanes in the benchmark, forward and backward. Native is for a process with one device: XLA gathers
+the arrays of a foreign function on every device.
 """
 
 
@@ -46,7 +66,9 @@ class Choice(NamedTuple):
     reason: str
 
 
-def choose_backend(steps: int, lanes: int = 1024, *, platform: str | None = None) -> Choice:
+def choose_backend(
+    steps: int, lanes: int = 1024, *, shared_gates: bool = True, platform: str | None = None
+) -> Choice:
     """Returns the back end that 'auto' takes, and why.
 
     'pallas' is never taken by itself: no GPU has run it yet.
@@ -54,9 +76,12 @@ def choose_backend(steps: int, lanes: int = 1024, *, platform: str | None = None
     Args:
         steps: number of time steps.
         lanes: number of recurrences side by side, as batch, frequencies and channels make them.
+        shared_gates: whether the transition is a coupled one whose gates the channels share.
         platform: 'cpu', 'gpu' or another; that of the process where None.
     """
-    rules = RULES.get(platform or jax.default_backend(), RULES["gpu"])
-    fits = (r for r in rules if r.steps <= steps <= r.up_to and lanes <= r.lanes)
-    rule = next(fits)
+    platform = platform or jax.default_backend()
+    if platform == "cpu" and shared_gates and _native.get() and jax.device_count() == 1:
+        return Choice("native", "a CPU is fastest with some rows at a time, through all steps")
+    rules = RULES.get(platform, RULES["gpu"])
+    rule = next(r for r in rules if r.steps <= steps <= r.up_to and lanes <= r.lanes)
     return Choice(rule.backend, rule.reason)

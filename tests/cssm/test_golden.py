@@ -97,6 +97,18 @@ def test_logits_without_intermediates(case: str) -> None:
 
 
 @pytest.mark.parametrize("case", [c for c in BLOCKS if "32" in c])
+def test_native_loops_give_the_same(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    native = flatten_dict(ours.__wrapped__(case), sep="/")
+    for name, expected in flatten_dict(ours(case), sep="/").items():
+        jax.tree.map(
+            lambda x, y: np.testing.assert_array_less(relative_error(x, y), 1e-5),
+            native[name],
+            expected,
+        )
+
+
+@pytest.mark.parametrize("case", [c for c in BLOCKS if "32" in c])
 def test_features(case: str) -> None:
     arrays, sown = golden(case), ours(case)["sown"]
     pairs = {n: (sown[n][0], arrays[n]) for n in ("pre_cssm", "post_cssm") if n in arrays}

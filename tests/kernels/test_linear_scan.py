@@ -30,10 +30,11 @@ from common.kernels.cases import (
     random_array,
 )
 from common.kernels.scan import Backend
+from common.kernels.scan_choice import native_code
 from common.kernels.scan_pallas import interpreted_pallas
 
 BACKENDS = [b for b in get_args(Backend) if b != "auto"]
-DENSE_BACKENDS = [b for b in BACKENDS if b != "pallas"]
+DENSE_BACKENDS = [b for b in BACKENDS if b not in ("native", "pallas")]
 TOLERANCE = {"float32": 4e-6, "complex64": 4e-6, "float64": 1e-13, "complex128": 1e-13}
 
 FAST_COMPILE = {"xla_backend_optimization_level": 0}
@@ -44,7 +45,9 @@ CASES = DENSE_CASES + COUPLED_CASES
 
 def takes(backend: str, case: ScanCase) -> bool:
     """Whether a back end takes a case; what becomes of the others is tested below."""
-    one_spectrum = case in COUPLED_CASES and case.structure not in ROW_SPECTRA
+    if case in DENSE_CASES:
+        return backend in DENSE_BACKENDS
+    one_spectrum = case.structure not in ROW_SPECTRA
     return backend != "pallas" or (one_spectrum and case.dtype == "complex64")
 
 
@@ -303,7 +306,7 @@ def test_no_steps_leave_the_initial_state(backend: Backend) -> None:
     np.testing.assert_array_equal(last, start)
 
 
-@pytest.mark.parametrize("backend", ["sequential", "pallas"])
+@pytest.mark.parametrize("backend", ["sequential", "native", "pallas"])
 def test_remat_leaves_the_gradients_as_they_are(backend: Backend) -> None:
     transition, inputs, _ = coupled_arguments(ScanCase("", 4, (2, 3), 3, "complex64"))
 
@@ -316,7 +319,7 @@ def test_remat_leaves_the_gradients_as_they_are(backend: Backend) -> None:
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), plain, again)
 
 
-@pytest.mark.parametrize("backend", ["sequential", "associative", "chunked"])
+@pytest.mark.parametrize("backend", ["sequential", "associative", "chunked", "native"])
 def test_scan_within_shard_map_equals_the_scan(backend: Backend) -> None:
     """The batch lies on four devices; the spectrum, and so its cotangent, belongs to all."""
     case = ScanCase("", 5, (4, 3), 3, "complex64")
@@ -401,18 +404,33 @@ def test_long_scans_recompute_their_states() -> None:
     assert memory.temp_size_in_bytes < states / 4
 
 
-def test_auto_says_what_it_takes_and_why() -> None:
+def test_auto_says_what_it_takes_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
     for steps in (1, 8, 10_000):
         choice = choose_backend(steps, platform="cpu")
-        assert choice.backend == "sequential"
+        assert choice.backend == "sequential", "with several devices"
         assert "CPU" in choice.reason
     assert choose_backend(8, platform="gpu").backend == "sequential"
     assert choose_backend(4096, platform="gpu").backend == "chunked"
     assert choose_backend(4096, platform="tpu") == choose_backend(4096, platform="gpu")
-    case = ScanCase("", 3, (2, 4), 3, "complex64")
-    transition, inputs, _ = coupled_arguments(case)
-    automatic = jitted_scan(transition, inputs)
-    np.testing.assert_array_equal(automatic, jitted_scan(transition, inputs, backend="sequential"))
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    assert choose_backend(8, platform="cpu").backend == "native"
+    assert choose_backend(8, platform="cpu", shared_gates=False).backend == "sequential"
+    with native_code(allowed=False):
+        assert choose_backend(8, platform="cpu").backend == "sequential"
+
+
+def test_auto_takes_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = coupled_arguments(ScanCase("", 3, (2, 4), 3, "complex64"))
+    own = coupled_arguments(ScanCase("", 3, (4,), 3, "complex64"))  # gates for each channel
+    for devices, args, backend in [
+        (4, shared, "sequential"),
+        (1, shared, "native"),
+        (1, own, "sequential"),
+    ]:
+        monkeypatch.setattr(jax, "device_count", lambda n=devices: n)
+        scan = fast_jit(lambda *args: linear_scan(*args))
+        assert ("emit_forward" in scan.lower(*args).as_text()) == (backend == "native")
+        np.testing.assert_array_equal(scan(*args), jitted_scan(*args, backend=backend))
 
 
 def test_pallas_says_why_it_cannot() -> None:

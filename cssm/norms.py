@@ -5,6 +5,8 @@ from typing import Any
 
 from flax import linen as nn
 
+from common.nn import LayerNorm
+
 Norm = Callable[[str, Any, Any, bool], nn.Module]
 """norm(name, dtype, param_dtype, training) makes the layer, where a layer may be made."""
 
@@ -12,7 +14,7 @@ Norm = Callable[[str, Any, Any, bool], nn.Module]
 def layer_norm(name: str, dtype: Any, param_dtype: Any, training: bool) -> nn.Module:
     """Normalises every place by itself; the same in training."""
     del training
-    return nn.LayerNorm(dtype=dtype, param_dtype=param_dtype, name=name)
+    return LayerNorm(dtype=dtype, param_dtype=param_dtype, name=name)
 
 
 def batch_norm(name: str, dtype: Any, param_dtype: Any, training: bool) -> nn.Module:

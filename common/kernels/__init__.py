@@ -5,6 +5,7 @@ from common.kernels.causal_conv import causal_conv, causal_conv_state, causal_co
 from common.kernels.conv import correlate_2d
 from common.kernels.film import film, film_parameters
 from common.kernels.goom import Goom, from_goom, to_goom
+from common.kernels.layer_norm import layer_norm
 from common.kernels.mixing_conv import mixing_conv_2d
 from common.kernels.scan import linear_scan
 from common.kernels.scan_choice import choose_backend
@@ -33,6 +34,7 @@ __all__ = [
     "goom",
     "kernel_spectrum",
     "lay_out_kernel",
+    "layer_norm",
     "linear_scan",
     "magnitude_bound",
     "mixing_conv_2d",

@@ -1,6 +1,7 @@
 """Layers that more than one package uses."""
 
 from common.nn.embeddings import LearnedMap, LearnedTime, NoEmbedding, SinusoidalTime
+from common.nn.norms import LayerNorm
 from common.nn.positions import (
     Rotary,
     no_rotation,
@@ -12,6 +13,7 @@ from common.nn.positions import (
 )
 
 __all__ = [
+    "LayerNorm",
     "LearnedMap",
     "LearnedTime",
     "NoEmbedding",

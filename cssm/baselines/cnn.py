@@ -4,6 +4,7 @@ from flax import linen as nn
 from jax import numpy as jnp
 
 from common.array_types import Array, Float
+from common.nn import LayerNorm
 from cssm.stem import max_pool_2x2
 
 
@@ -28,6 +29,6 @@ class ConvNet(nn.Module):
         del training
         for width in self.widths:
             x = nn.Conv(width, (3, 3), dtype=self.dtype)(x)
-            x = max_pool_2x2(nn.relu(nn.LayerNorm(dtype=self.dtype)(x)))
+            x = max_pool_2x2(nn.relu(LayerNorm(dtype=self.dtype)(x)))
         x = x.mean((-3, -2)).astype(jnp.float32)
         return nn.Dense(self.num_classes, name="head")(x)

@@ -14,6 +14,7 @@ from flax import linen as nn
 
 from common.array_types import Array, Float, PRNGKey
 from common.kernels import mixing_conv_2d
+from common.nn import LayerNorm
 from cssm.model import as_frames
 
 HORIZON = 8
@@ -92,7 +93,7 @@ class HGRUCell(nn.Module):
 
     def _norm(self, name: str, x: Array, bias: Callable = nn.initializers.zeros) -> Array:
         scale = nn.initializers.constant(NORM_SCALE)
-        return nn.LayerNorm(dtype=self.dtype, scale_init=scale, bias_init=bias, name=name)(x)
+        return LayerNorm(dtype=self.dtype, scale_init=scale, bias_init=bias, name=name)(x)
 
 
 class HGRUClassifier(nn.Module):

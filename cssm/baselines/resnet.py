@@ -4,6 +4,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from common.array_types import Array, Float
+from common.nn import LayerNorm
 
 
 class BasicBlock(nn.Module):
@@ -42,7 +43,7 @@ class BasicBlock(nn.Module):
             dtype=self.dtype,
             name=f"conv{name}",
         )(x)
-        return nn.LayerNorm(dtype=self.dtype, name=f"norm{name}")(x)
+        return LayerNorm(dtype=self.dtype, name=f"norm{name}")(x)
 
 
 class ResNet(nn.Module):
@@ -84,7 +85,7 @@ class ResNet(nn.Module):
         """Returns the logits of still images."""
         del training
         x = nn.Conv(self.widths[0], (3, 3), use_bias=False, dtype=self.dtype, name="conv")(x)
-        x = nn.relu(nn.LayerNorm(dtype=self.dtype, name="norm")(x))
+        x = nn.relu(LayerNorm(dtype=self.dtype, name="norm")(x))
         for stage, width in enumerate(self.widths):
             for i in range(self.blocks):
                 stride = 2 if stage and not i else 1

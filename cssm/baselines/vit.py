@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from common.array_types import Array, Float
+from common.nn import LayerNorm
 
 EXPANSION = 4
 
@@ -24,8 +25,8 @@ class EncoderLayer(nn.Module):
     def __call__(self, x: Float[Array, "b s d"]) -> Float[Array, "b s d"]:
         """Returns the tokens, each having seen all others."""
         attend = nn.MultiHeadDotProductAttention(self.heads, dtype=self.dtype, name="attention")
-        x = x + attend(nn.LayerNorm(dtype=self.dtype, name="norm1")(x))
-        hidden = nn.LayerNorm(dtype=self.dtype, name="norm2")(x)
+        x = x + attend(LayerNorm(dtype=self.dtype, name="norm1")(x))
+        hidden = LayerNorm(dtype=self.dtype, name="norm2")(x)
         hidden = nn.Dense(EXPANSION * x.shape[-1], dtype=self.dtype, name="mlp_up")(hidden)
         return x + nn.Dense(x.shape[-1], dtype=self.dtype, name="mlp_down")(jax.nn.gelu(hidden))
 
@@ -86,5 +87,5 @@ class ViT(nn.Module):
         x = x + jnp.broadcast_to(table, x.shape).astype(x.dtype)
         for i in range(self.depth):
             x = EncoderLayer(self.heads, self.dtype, name=f"layer_{i}")(x)
-        x = nn.LayerNorm(dtype=self.dtype, name="norm")(x).mean(-2).astype(jnp.float32)
+        x = LayerNorm(dtype=self.dtype, name="norm")(x).mean(-2).astype(jnp.float32)
         return nn.Dense(self.num_classes, name="head")(x)

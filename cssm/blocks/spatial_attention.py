@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from common.array_types import Array, Float, PyTree, Time
+from common.nn import LayerNorm
 from cssm.blocks.base import StateSpaceBlock
 
 INITIAL_SCALE = 1e-6
@@ -62,7 +63,7 @@ class SpatialAttentionBlock(StateSpaceBlock):
         return x + jnp.broadcast_to(table, x.shape).astype(x.dtype)
 
     def _norm(self, name: str, x: Array) -> Array:
-        return nn.LayerNorm(dtype=self.dtype, param_dtype=self.param_dtype, name=name)(x)
+        return LayerNorm(dtype=self.dtype, param_dtype=self.param_dtype, name=name)(x)
 
     def _scaled(self, name: str, x: Array) -> Array:
         initial = nn.initializers.constant(INITIAL_SCALE)

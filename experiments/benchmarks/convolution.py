@@ -1,10 +1,11 @@
-"""Times the convolutions and FiLM beside their alternatives.
+"""Times the convolutions, layer norm and FiLM beside their alternatives.
 
     python -m experiments.benchmarks.convolution [--quick] [--cases=map_16_3,...] [--out=FILE]
 
 A map case is map_SIZE_TAPS, one that mixes channels mixing_SIZE_TAPS, a layer of 3 x 3 taps
-layer_SIZE, a causal one causal_LENGTH_TAPS. 'lax' is XLA's own convolution; 'autodiff' is the same
-sum over taps as the project's, differentiated by JAX instead of by its own rule; 'copy' is x + 1.
+layer_SIZE, a causal one causal_LENGTH_TAPS, a layer norm norm_SIZE. 'lax' is XLA's own convolution,
+'flax' the layer of Flax; 'autodiff' is the same sum over taps as the project's, differentiated by
+JAX instead of by its own rule; 'copy' is x + 1.
 Ratios are to the first row of a case and pass. Backward passes give the gradients of all arrays,
 for a random cotangent.
 """
@@ -18,10 +19,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 from jax import lax
 
 from common.array_types import Array, PyTree
-from common.kernels import causal_conv, correlate_2d, film, mixing_conv_2d, spectral_conv_2d
+from common.kernels import (
+    causal_conv,
+    correlate_2d,
+    film,
+    layer_norm,
+    mixing_conv_2d,
+    spectral_conv_2d,
+)
 from common.kernels.cases import random_array
 from common.kernels.reference import widen
 from common.kernels.spectral import Boundary
@@ -146,6 +155,24 @@ def layer_case(size: int, batch: int, channels: int) -> Case:
     return Case(f"layer_{size}", shapes, ways)
 
 
+def norm_case(size: int, batch: int, channels: int) -> Case:
+    """Returns the layer norm of maps, for all at once and one after the other."""
+    shapes = ((batch, size, size, channels), (channels,), (channels,))
+    ways: dict[str, Callable[..., Array]] = {
+        "own": layer_norm,
+        "flax": flax_layer_norm,
+        "own, in a loop": partial(one_by_one, layer_norm),
+        "flax, in a loop": partial(one_by_one, flax_layer_norm),
+    }
+    return Case(f"norm_{size}", shapes, ways)
+
+
+def flax_layer_norm(x: Array, scale: Array, offset: Array) -> Array:
+    """Normalises over channels by the layer of Flax."""
+    y: Any = nn.LayerNorm().apply({"params": {"scale": scale, "bias": offset}}, x)
+    return y
+
+
 def film_case(size: int, batch: int, channels: int) -> Case:
     """Returns FiLM of maps by one vector a sample, beside a copy of them."""
     shapes = ((batch, size, size, channels), (batch, channels), (batch, channels))
@@ -162,6 +189,8 @@ CASES = (
     *(mixing_case(16, taps, 8, 32) for taps in (3, 7, 15)),
     layer_case(32, 32, 32),
     layer_case(64, 16, 64),
+    norm_case(64, 16, 32),
+    norm_case(128, 16, 64),
     film_case(32, 8, 64),
 )
 QUICK = ("map_16_3", "map_16_9", "causal_128_4", "film_32")
@@ -171,7 +200,10 @@ def main() -> int:
     """Runs the command line."""
     cases = {case.name: case for case in CASES}
     names, quick, out = read_flags(
-        "Times convolutions and FiLM.", list(cases), QUICK, "runs/benchmarks/convolution.json"
+        "Times convolutions, layer norm and FiLM.",
+        list(cases),
+        QUICK,
+        "runs/benchmarks/convolution.json",
     )
     rows = []
     for name in names:

@@ -145,9 +145,11 @@ def test_other_dicts_become_dicts(load: Any, protocol: int) -> None:
         "params": FrozenDict({"a": FrozenDict({"b": np.arange(3)}), "c": {}}),
         "ordered": ordered,
         "default": defaultdict(dict, {"a": {1: defaultdict(None)}}),
+        "counts": [defaultdict(kind, {"a": kind()}) for kind in (int, float, bool, str, list, set)],
     }
     params = {"a": {"b": np.arange(3)}, "c": {}}
     expected = {"params": params, "ordered": dict(ordered), "default": {"a": {1: {}}}}
+    expected["counts"] = [{"a": x} for x in (0, 0.0, False, "", [], set())]
     assert_same(load(dumps(content, protocol)), expected)
     assert_same(load(dumps(FrozenDict({"a": params}), protocol)), {"a": params})
 

@@ -234,6 +234,8 @@ def test_what_is_wrong_with_an_array_is_said(tmp_path: Path, value: bytes, messa
         (b"](K\x01\x90", "adds to a list"),
         (b"\x8f(]\x90", "has a key of type list"),
         (b"h\x05", "recalls a value at byte 7 that it did not keep"),
+        (b"Np-1\n", "counts a value as -1; expected 0 or more"),
+        (b"g-1\n", "counts a value as -1"),
         (b"0000", "takes a value at byte 8 where there is none"),
         (b"t", "goes back to a mark at byte 6 where there is none"),
         (b"(R", "takes a value at byte 7 where there is none"),

@@ -162,7 +162,10 @@ class Machine:
         self._stack.append(value)
 
     def _line_index(self) -> int:
-        return whole(self._line(), 20)
+        index = whole(self._line(), 20)
+        if index < 0:
+            raise Refusal(f"counts a value as {index}; expected 0 or more")
+        return index
 
     # Numbers and text.
 

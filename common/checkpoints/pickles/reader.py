@@ -15,7 +15,7 @@ from common.files import StrPath, open_data_file
 MAX_DEPTH = 200
 """Deepest nesting of dicts, lists and tuples."""
 
-FREE_WEIGHT = 16 << 20
+FREE_WEIGHT = 1 << 20
 WEIGHT_PER_BYTE = 64
 NODE = 64
 """What a file may unfold to, in bytes of arrays and text and 64 for each value."""

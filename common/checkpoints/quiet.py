@@ -25,6 +25,7 @@ def quiet_failures() -> Iterator[None]:
     before = [logger.disabled for logger in loggers]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+        warnings.filterwarnings("ignore", "Sharding info not provided", UserWarning)
         for logger in loggers:
             logger.disabled = True
         try:

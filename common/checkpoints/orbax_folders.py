@@ -85,7 +85,7 @@ def load_folder(path: StrPath) -> dict[str, Any]:
         for name, inner in types.items()
     }
     found = load_arrays(folder, record, target, EXPORTED)
-    return found | ({"step": int(found["step"])} if "step" in found else {})
+    return found | ({"step": int(found["step"])} if np.ndim(found.get("step", [])) == 0 else {})
 
 
 def verify_folder(path: StrPath) -> int:

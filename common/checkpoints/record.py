@@ -69,6 +69,15 @@ class Record:
     notes: dict[str, Any] = dataclasses.field(default_factory=dict)
     content: str | None = None
 
+    def is_sound(self) -> bool:
+        """Tells whether the entries are of their types, as those of a forged record may not be."""
+        named = (self.versions, self.types, self.digests, self.notes, self.scores or {})
+        return (
+            all(isinstance(entries, dict) for entries in named)
+            and isinstance(self.step, int | None)
+            and isinstance(self.content, str | None)
+        )
+
 
 def make_record(tree: PyTree, **entries: Any) -> dict[str, Any]:
     """Describes `tree` for keeping beside it, as JSON; waits for its arrays.
@@ -95,15 +104,18 @@ def read_record(folder: Path) -> Record:
         raise DamagedCheckpoint(folder, f"{METADATA_FILE} holds no digests")
     if sealed.pop("seal") != seal_of(sealed):
         raise DamagedCheckpoint(folder, f"{METADATA_FILE} is not what was written")
-    if (number := sealed.pop("format", 0)) > FORMAT:
+    number = sealed.pop("format", None)
+    if isinstance(number, int) and number > FORMAT:
         raise DataError(
-            f"checkpoint {folder} is of format {number}, this version reads up to "
-            f"{FORMAT}; it was written with {_listed(sealed['versions'])}; use a version as new"
+            f"checkpoint {folder} is of format {number}, this version reads up to {FORMAT}; "
+            f"it was written with {_listed(sealed.get('versions'))}; use a version as new"
         )
     try:
         record = Record(**sealed)
     except TypeError:
-        raise DamagedCheckpoint(folder, f"{METADATA_FILE} has other entries than it had") from None
+        record = None
+    if record is None or number != FORMAT or not record.is_sound():
+        raise DamagedCheckpoint(folder, f"{METADATA_FILE} has entries of another kind")
     if record.step is not None:
         _check_step(folder, record)
     return record
@@ -132,7 +144,7 @@ def check_digests(
     bad = [
         name
         for name in dict.fromkeys([*saved, *found])
-        if name not in found or record.digests.get(name) not in _possible_digests(found[name])
+        if name not in found or record.digests.get(name, "") not in _possible_digests(found[name])
     ]
     if bad:
         more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
@@ -149,7 +161,7 @@ def _possible_digests(leaf: Any) -> Iterator[str]:
 
 def other_orbax(record: Record) -> str:
     """Tells with which version of Orbax a checkpoint was written, if not with the one here."""
-    here, there = metadata.version("orbax-checkpoint"), record.versions["orbax-checkpoint"]
+    here, there = metadata.version("orbax-checkpoint"), record.versions.get("orbax-checkpoint")
     return "" if here == there else f"written with orbax-checkpoint {there}, here is {here}"
 
 
@@ -187,5 +199,7 @@ def seal_of(record: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _listed(versions: Mapping[str, str]) -> str:
+def _listed(versions: Any) -> str:
+    if not isinstance(versions, dict):
+        return "unknown versions"
     return ", ".join(f"{name} {version}" for name, version in versions.items())

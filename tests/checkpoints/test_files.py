@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from flax.core import FrozenDict
 
@@ -199,6 +200,20 @@ def test_runs_are_exported(tmp_path: Path) -> None:
         assert bits(found["params"]) == bits(jax.tree.map(np.asarray, params))
     assert run("convert", tmp_path / "run", tmp_path / "x.pkl") == 0
     assert bits(pickle.loads((tmp_path / "x.pkl").read_bytes())["step"]) == bits(12)
+
+
+def test_folders_of_other_programs_are_read(tmp_path: Path, capsys: Any) -> None:
+    state = {"params": {"a": np.arange(3.0)}, "step": np.int32(3), "opt_state": [np.ones(2), {}]}
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / "x", state | {"batch_stats": None})
+    found = load_checkpoint(tmp_path / "x")
+    assert bits(found) == bits({"params": state["params"], "batch_stats": None, "step": 3})
+    assert run("verify", tmp_path / "x") == 1
+    assert "x: carries no digests; nothing to compare with" in capsys.readouterr().err
+    metadata = tmp_path / "x" / "_CHECKPOINT_METADATA"
+    metadata.write_text(metadata.read_text().replace("custom_metadata", "custom_metadatb"))
+    assert run("convert", tmp_path / "x", tmp_path / "new") == 2
+    assert "_CHECKPOINT_METADATA holds no digests" in capsys.readouterr().err
 
 
 def test_the_command_ends_in_one_line(tmp_path: Path) -> None:

@@ -206,6 +206,20 @@ def test_what_another_orbax_wrote_is_not_called_damaged(folder):
         assert manager.latest_step() == 3
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{"digests": []}, {"types": None}, {"versions": 1}, {"step": "3"}, {"content": 5}, {"x": 1}]
+    + [{"format": None}, {"format": "1"}],
+)
+def test_a_forged_record_is_refused(folder, changes):
+    file = folder / "3" / METADATA_FILE
+    metadata = json.loads(file.read_text())
+    forged = reseal(metadata["custom_metadata"] | changes)
+    file.write_text(json.dumps(metadata | {"custom_metadata": forged}))
+    with pytest.raises(DamagedCheckpoint, match="METADATA has entries of another kind"):
+        read_record(folder / "3")
+
+
 def reseal(record):
     return record | {"seal": seal_of(record)}
 

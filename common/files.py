@@ -46,6 +46,7 @@ def replacing(path: StrPath, *, overwrite: bool = False) -> Iterator[Path]:
     path = Path(path)
     scratch = path.with_name(f".{path.name[:200]}.tmp-{secrets.token_hex(4)}")
     try:
+        os.stat(f"{path.parent}/.")  # raises where that is no folder
         _refuse_existing(path, overwrite)
         yield scratch
         _refuse_existing(path, overwrite)
@@ -78,4 +79,5 @@ def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            path.unlink()

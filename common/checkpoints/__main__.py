@@ -8,11 +8,13 @@ from pathlib import Path
 from common.checkpoints.description import describe_checkpoint
 from common.checkpoints.files import (
     FORMATS,
+    find_checkpoint,
     load_checkpoint,
     save_checkpoint,
     verify_checkpoint,
 )
-from common.errors import UserError
+from common.checkpoints.orbax_folders import first_line
+from common.errors import DataError, UserError
 
 SUFFIXES = {".pkl": "pickle", ".pickle": "pickle", ".safetensors": "safetensors"}
 
@@ -24,7 +26,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return options.run(options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1 if options.run is _verify and options.path.exists() else 2
+        return 2
+    except MemoryError as error:
+        print("error: out of memory:", first_line(error), file=sys.stderr)
+        return 2
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -61,7 +66,12 @@ def _inspect(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    print(f"OK: {verify_checkpoint(options.path)}")
+    find_checkpoint(options.path)  # what is none is a mistake, and no damage
+    try:
+        print(f"OK: {verify_checkpoint(options.path)}")
+    except DataError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import os
 import pickle
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from common.checkpoints.orbax_folders import (
     save_folder,
     verify_folder,
 )
-from common.checkpoints.pickles import load_pickle
+from common.checkpoints.pickles import load_pickle, other_format
 from common.checkpoints.refusal import Refusal
 from common.checkpoints.tensors import (
     load_hf_tensors,
@@ -37,6 +39,12 @@ DIGESTS = "cssm_lab.digests"
 
 PROTOCOL = 4
 
+EXPECTED = "a pickle, a safetensors file, or a folder of Orbax, Hugging Face or a training run"
+
+HEAD = 64
+PICKLE_STARTS = (b"\x80", b"(", b"}", b"c")
+"""First bytes of a pickled dict: of protocols 2 to 5, and of a dict by 0, by 1, or of a class."""
+
 
 def find_checkpoint(path: StrPath) -> tuple[Path, str]:
     """Returns the file or folder that `path` leads to, and its format.
@@ -44,18 +52,19 @@ def find_checkpoint(path: StrPath) -> tuple[Path, str]:
     A training run's folder, or its 'checkpoints', leads to the newest step.
 
     Raises:
-        DataError: There is none.
+        DataError: There is none, or it may not be read, or it is something else by its beginning.
     """
     path = Path(path)
-    if path.is_dir():
-        if is_orbax(path):
-            return path, "orbax"
-        if any(path.glob("model.safetensors*")):
-            return path, "huggingface"
-        if step := find_step(path):
-            return step, "orbax"
-        raise DataError(f"{path}: a folder without a checkpoint")
-    return path, "safetensors" if _is_safetensors(path) else "pickle"
+    try:
+        found = _find_in_folder(path) if path.is_dir() else (path, _format_of_file(path))
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file or folder; expected {EXPECTED}") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{path}: cannot be read: {reason}") from None
+    except Refusal as refusal:
+        raise DataError(f"{path}: {refusal}; expected {EXPECTED}") from None
+    return found
 
 
 def load_checkpoint(path: StrPath) -> dict[str, Any]:
@@ -127,14 +136,29 @@ def verify_checkpoint(path: StrPath) -> str:
     return f"{place}: {len(arrays)} arrays are well-formed; this format carries no digests"
 
 
-def _is_safetensors(path: Path) -> bool:
-    if path.suffix == ".safetensors":
-        return True
-    try:
-        with path.open("rb") as file:
-            return path.is_file() and file.read(9)[8:] == b"{"
-    except OSError:
-        return False
+def _find_in_folder(path: Path) -> tuple[Path, str]:
+    names = os.listdir(path)
+    if is_orbax(path):
+        return path, "orbax"
+    if any(name.startswith("model.safetensors") for name in names):
+        return path, "huggingface"
+    if step := find_step(path):
+        return step, "orbax"
+    raise Refusal("a folder without a checkpoint")
+
+
+def _format_of_file(path: Path) -> str:
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise Refusal("no regular file")
+    with path.open("rb") as file:
+        start = file.read(HEAD)
+    if path.suffix == ".safetensors" or start[8:9] == b"{":
+        return "safetensors"
+    if other := other_format(start):
+        raise Refusal(f"seems to be {other}")
+    if start[:1] not in PICKLE_STARTS:
+        raise Refusal("no checkpoint by its first byte" if start else "an empty file")
+    return "pickle"
 
 
 def _save_tensors(path: StrPath, content: Mapping[str, Any], overwrite: bool) -> None:
@@ -153,9 +177,7 @@ def _from_tensors(tensors: dict[str, np.ndarray], metadata: Mapping[str, str]) -
         raise Refusal(f"{CONTENT} is not what was written")
     for name, array in tensors.items():
         if digests.get(name) != leaf_digest(array):
-            raise Refusal(
-                f"{shown(name)} is damaged: its digest is not that of the array that was saved"
-            )
+            raise Refusal(f"is damaged: {shown(name)}: not the numbers saved")
     content = put_together(tensors, text)
     if not isinstance(content, dict):
         raise Refusal("its content is no dict")

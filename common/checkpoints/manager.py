@@ -11,7 +11,8 @@ from typing import Any, Self
 from orbax.checkpoint import v1 as ocp
 
 from common.array_types import PyTree
-from common.checkpoints.reader import CheckpointReader, first_line, print_warning
+from common.checkpoints.orbax_folders import first_line
+from common.checkpoints.reader import CheckpointReader, print_warning
 from common.checkpoints.record import make_record
 from common.errors import UserError
 
@@ -100,7 +101,8 @@ class CheckpointManager(CheckpointReader):
         """
         self.wait()
         assert self._checkpointer is not None
-        record = make_record(step, state, metrics, notes or {})
+        scores = None if metrics is None else dict(metrics)
+        record = make_record(state, step=step, scores=scores, notes=dict(notes or {}))
         self._pending = step
         try:
             self._checkpointer.save_async(
@@ -108,7 +110,7 @@ class CheckpointManager(CheckpointReader):
                 state,
                 force=True,
                 overwrite=overwrite,
-                metrics=None if metrics is None else dict(metrics),
+                metrics=scores,
                 custom_metadata=record,
             )
         except FileExistsError:

@@ -9,10 +9,14 @@ from collections.abc import Iterator
 
 
 def quieten() -> None:
-    """Silences for good what Orbax logs: its progress, and traces of failures raised here."""
-    logger = logging.getLogger("absl")
-    if _is_not_from_orbax not in logger.filters:
-        logger.addFilter(_is_not_from_orbax)
+    """Silences for good what Orbax logs: its progress, and traces of failures raised here.
+
+    With it goes what the event loop logs, at any time later, of tasks of Orbax that nobody awaited.
+    """
+    for name in ("absl", "asyncio"):
+        logger = logging.getLogger(name)
+        if _is_not_from_orbax not in logger.filters:
+            logger.addFilter(_is_not_from_orbax)
 
 
 @contextlib.contextmanager
@@ -25,6 +29,7 @@ def quiet_failures() -> Iterator[None]:
     before = [logger.disabled for logger in loggers]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+        warnings.filterwarnings("ignore", "Sharding info not provided", UserWarning)
         for logger in loggers:
             logger.disabled = True
         try:
@@ -43,7 +48,8 @@ def ignore_abandoned_reads() -> None:
 
 
 def _is_not_from_orbax(record: logging.LogRecord) -> bool:
-    return "/orbax/" not in record.pathname.replace("\\", "/")
+    told = record.getMessage() if record.name == "asyncio" else ""
+    return "/orbax/" not in (record.pathname + told).replace("\\", "/")
 
 
 _previous = []
@@ -51,7 +57,7 @@ _previous = []
 
 
 def _unraisable(args: "sys.UnraisableHookArgs") -> None:
-    loop_closed = isinstance(args.exc_value, RuntimeError) and "closed" in str(args.exc_value)
+    loop_closed = str(args.exc_value) == "Event loop is closed"
     code = getattr(args.object, "cr_code", None)  # of a coroutine that was not awaited to its end
     if not loop_closed and not (code and "/orbax/" in code.co_filename):
         _previous[-1](args)

@@ -1,6 +1,5 @@
 """Reading the checkpoints of a run, past those that are damaged."""
 
-import json
 import os
 import sys
 from collections.abc import Callable, Iterable
@@ -8,22 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from orbax.checkpoint import v1 as ocp
 
 from common.array_types import PyTree
 from common.checkpoints.matching import describe_differences, leaf_types
-from common.checkpoints.quiet import ignore_abandoned_reads, quiet_failures, quieten
-from common.checkpoints.record import (
-    DamagedCheckpoint,
-    Record,
-    check_state,
-    other_orbax,
-    read_record,
-)
+from common.checkpoints.orbax_folders import load_arrays
+from common.checkpoints.quiet import quieten
+from common.checkpoints.record import DamagedCheckpoint, Record, read_record
 from common.errors import UserError
-
-STATE = "state"
-"""Name of the training state among what Orbax keeps of a step."""
 
 
 def print_warning(text: str) -> None:
@@ -117,9 +107,7 @@ class CheckpointReader:
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
             abstract_state,
         )
-        state = _load(folder, record, target)
-        check_state(folder, record, state)
-        return state
+        return load_arrays(folder, record, target)
 
     def restore_first(self, steps: Iterable[int], abstract_state: PyTree) -> tuple[int, PyTree]:
         """Restores the first of `steps` that is not damaged; see `restore`.
@@ -182,50 +170,3 @@ class CheckpointReader:
             return f"no checkpoint in {self._directory}; train first"
         reasons = "; ".join(f"step {step}: {reason}" for step, reason in self.damaged.items())
         return f"every checkpoint in {self._directory} is damaged ({reasons})"
-
-
-def _load(folder: Path, record: Record, target: PyTree) -> PyTree:
-    """Reads arrays; a failure gives one line instead of many pages."""
-    with quiet_failures():
-        try:
-            return ocp.load_checkpointables(folder, {STATE: target})[STATE]
-        except MemoryError:
-            raise
-        except Exception as error:
-            ignore_abandoned_reads()
-            reason = _culprit(folder) + first_line(_root(error)).replace(f"{folder}/", "")
-            refused = isinstance(_root(error), PermissionError)
-        del target
-    if "RESOURCE_EXHAUSTED" in reason:
-        raise MemoryError(f"checkpoint {folder} cannot be read: {reason}")
-    if refused or "PERMISSION_DENIED" in reason:
-        raise UserError(f"checkpoint {folder} cannot be read: {reason}")
-    if others := other_orbax(record):
-        raise UserError(
-            f"checkpoint {folder} cannot be read ({reason}); it was {others}; use that version, "
-            "or, if it is damaged, remove the folder to go on from the one before it"
-        )
-    raise DamagedCheckpoint(folder, reason)
-
-
-def _culprit(folder: Path) -> str:
-    """Names the first description of the arrays that is not JSON, which Orbax's error does not."""
-    for file in (folder / STATE / "_METADATA", folder / STATE / "_sharding"):
-        try:
-            json.loads(file.read_bytes())
-        except (OSError, ValueError, RecursionError):
-            return f"{file.relative_to(folder)} is damaged: "
-    return ""
-
-
-def _root(error: BaseException) -> BaseException:
-    """Returns the error that the others were raised for."""
-    while cause := error.__cause__ or error.__context__:
-        error = cause
-    return error
-
-
-def first_line(error: BaseException) -> str:
-    """Returns the first line of what an error says, cut at 400 characters."""
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:400]

@@ -1,6 +1,9 @@
 """Checkpoints keep every bit through every format, and the command line says what is wrong."""
 
+import errno
+import os
 import pickle
+import re
 import struct
 import subprocess
 import sys
@@ -11,11 +14,13 @@ import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from flax.core import FrozenDict
 
 from common.checkpoints import CheckpointManager, load_checkpoint, load_into, save_checkpoint
 from common.checkpoints.__main__ import main
+from common.checkpoints.files import FORMATS
 from common.errors import DataError, UserError
 
 GOLDEN = Path(__file__).parents[1] / "cssm" / "golden"
@@ -152,8 +157,9 @@ def test_verify_finds_every_flipped_byte_of_the_numbers(tmp_path: Path, capsys: 
         data[len(data) // 2] ^= 1
         largest.write_bytes(data)
         assert run("verify", path) == 1
-        assert "noise is damaged: its digest is not that of" in capsys.readouterr().err
-        with pytest.raises(DataError, match="noise is damaged"):
+        message = f"{form}.* damaged: .*noise: not the numbers saved"
+        assert re.search(message, capsys.readouterr().err)
+        with pytest.raises(DataError, match=message):
             load_checkpoint(path)
 
 
@@ -196,11 +202,81 @@ def test_runs_are_exported(tmp_path: Path) -> None:
     assert bits(pickle.loads((tmp_path / "x.pkl").read_bytes())["step"]) == bits(12)
 
 
+def test_folders_of_other_programs_are_read(tmp_path: Path, capsys: Any) -> None:
+    state = {"params": {"a": np.arange(3.0)}, "step": np.int32(3), "opt_state": [np.ones(2), {}]}
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / "x", state | {"batch_stats": None})
+    found = load_checkpoint(tmp_path / "x")
+    assert bits(found) == bits({"params": state["params"], "batch_stats": None, "step": 3})
+    assert run("verify", tmp_path / "x") == 1
+    assert "x: carries no digests; nothing to compare with" in capsys.readouterr().err
+    metadata = tmp_path / "x" / "_CHECKPOINT_METADATA"
+    metadata.write_text(metadata.read_text().replace("custom_metadata", "custom_metadatb"))
+    assert run("convert", tmp_path / "x", tmp_path / "new") == 2
+    assert "_CHECKPOINT_METADATA holds no digests" in capsys.readouterr().err
+
+
 def test_the_command_ends_in_one_line(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "common.checkpoints", "inspect", str(tmp_path / "none")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
-    assert done.stderr == f"error: {tmp_path}/none: does not exist; expected a pickled checkpoint\n"
+    assert done.stderr == (
+        f"error: {tmp_path}/none: no such file or folder; expected a pickle, a safetensors file, "
+        "or a folder of Orbax, Hugging Face or a training run\n"
+    )
+
+
+PATHS = {
+    "none": "no such file or folder; expected a pickle, a safetensors file, or a folder of Orbax",
+    "none/deeper": "no such file or folder",
+    "file/below": "cannot be read: Not a directory",
+    "link": "no such file or folder",
+    "long" * 99: "cannot be read: File name too long",
+    "folder": "a folder without a checkpoint; expected a pickle",
+    "pipe": "no regular file; expected a pickle",
+    "empty": "an empty file; expected a pickle",
+    "file": "no checkpoint by its first byte; expected a pickle",
+    "archive": "seems to be a zip archive, as torch.save and numpy.savez write; expected a pickle",
+    "locked": "cannot be read: Permission denied",
+}
+
+
+@pytest.mark.parametrize("command", ["inspect", "verify", "convert"])
+@pytest.mark.parametrize("name", PATHS)
+def test_what_is_no_checkpoint_is_said(
+    tmp_path: Path, capsys: Any, monkeypatch: Any, command: str, name: str
+) -> None:
+    (tmp_path / "folder" / "inner").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    os.mkfifo(tmp_path / "pipe")
+    for file, data in (("file", b"text"), ("archive", b"PK\3\4"), ("empty", b""), ("locked", b"")):
+        (tmp_path / file).write_bytes(data)
+    if name == "locked":  # no mode of a file keeps an administrator out
+        monkeypatch.setattr(Path, "open", deny)
+    assert run(command, tmp_path / name, *[tmp_path / "new"] * (command == "convert")) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {tmp_path / name}: {PATHS[name]}")
+    assert said.count("\n") == 1
+    assert not (tmp_path / "new").exists()
+
+
+def test_what_cannot_be_written_is_said(tmp_path: Path, checkpoint: Path, capsys: Any) -> None:
+    for form in FORMATS:
+        assert run("convert", checkpoint, checkpoint / "below", f"--to={form}") == 2
+        said = capsys.readouterr().err
+        assert said == f"error: cannot write {checkpoint}/below: Not a directory\n"
+
+
+def test_an_emptied_newest_step_is_not_passed_over(tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "checkpoints" / "12").mkdir(parents=True)
+    assert run("verify", tmp_path) == 1
+    assert run("convert", tmp_path, tmp_path / "new") == 2
+    message = "checkpoints/12 is damaged: _CHECKPOINT_METADATA is missing"
+    assert capsys.readouterr().err.count(message) == 2
+
+
+def deny(*_: Any) -> None:
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 TEMPLATE = {"dense": {"kernel": jax.ShapeDtypeStruct((2, 3), jnp.float32)}}

@@ -9,8 +9,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from common.checkpoints import CheckpointManager, CheckpointReader, DamagedCheckpoint
-from common.checkpoints.record import METADATA_FILE, make_record, read_record, seal_of
+from common.checkpoints import (
+    CheckpointManager,
+    CheckpointReader,
+    DamagedCheckpoint,
+    verify_checkpoint,
+)
+from common.checkpoints.record import (
+    METADATA_FILE,
+    check_digests,
+    make_record,
+    read_record,
+    seal_of,
+)
 from common.errors import UserError
 from experiments.faults.damage import damage_all
 
@@ -108,10 +119,32 @@ def test_the_newest_is_set_aside_and_the_one_before_it_taken(open_manager, folde
 def test_a_changed_array_is_named(folder):
     step = folder / "3"
     record = json.loads((step / METADATA_FILE).read_text())
-    other = make_record(3, make_state(4), {"accuracy": 0.7}, {})
+    other = make_record(make_state(4), step=3, scores={"accuracy": 0.7})
     (step / METADATA_FILE).write_text(json.dumps(record | {"custom_metadata": other}))
     with pytest.raises(DamagedCheckpoint, match="3 is damaged: params/kernel, rng, step: not the"):
         CheckpointReader(folder, "accuracy").restore(3, ABSTRACT)
+
+
+def test_an_array_that_is_missing_or_new_is_named(folder):
+    record = read_record(folder / "3")
+    state = make_state(3)
+    check_digests(folder, record, state)
+    integers = jax.random.key_data(state["rng"])
+    check_digests(folder, record, {"rng": np.asarray(integers)}, ["rng"])
+    with pytest.raises(DamagedCheckpoint, match=r"rng: not the numbers"):
+        check_digests(folder, record, {"rng": integers}, ["rng"])
+    params = state.pop("params")
+    with pytest.raises(DamagedCheckpoint, match=r"params/bias, params/kernel: not the numbers"):
+        check_digests(folder, record, state)
+    with pytest.raises(DamagedCheckpoint, match=r": params/more: not the numbers"):
+        check_digests(folder, record, {"params": params | {"more": jnp.ones(1)}}, ["params"])
+
+
+@pytest.mark.parametrize("generator", ["rbg", "unsafe_rbg"])
+def test_keys_of_every_generator_are_verified(tmp_path, generator):
+    with CheckpointManager(tmp_path, 1, 1, "accuracy") as manager:
+        manager.save(1, {"params": {}, "rng": jax.random.key(0, impl=generator)})
+    assert "1 digests agree" in verify_checkpoint(tmp_path)
 
 
 def test_the_best_falls_back_to_the_next_best(open_manager, folder):
@@ -171,6 +204,20 @@ def test_what_another_orbax_wrote_is_not_called_damaged(folder):
         with pytest.raises(UserError, match="it was written with orbax-checkpoint 99.0, here is"):
             manager.restore_first(manager.newest_first(), ABSTRACT)
         assert manager.latest_step() == 3
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"digests": []}, {"types": None}, {"versions": 1}, {"step": "3"}, {"content": 5}, {"x": 1}]
+    + [{"format": None}, {"format": "1"}],
+)
+def test_a_forged_record_is_refused(folder, changes):
+    file = folder / "3" / METADATA_FILE
+    metadata = json.loads(file.read_text())
+    forged = reseal(metadata["custom_metadata"] | changes)
+    file.write_text(json.dumps(metadata | {"custom_metadata": forged}))
+    with pytest.raises(DamagedCheckpoint, match="METADATA has entries of another kind"):
+        read_record(folder / "3")
 
 
 def reseal(record):

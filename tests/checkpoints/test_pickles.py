@@ -1,5 +1,6 @@
 """Pickles of arrays come back bit for bit, whoever wrote them and by whatever protocol."""
 
+import contextlib
 import io
 import pickle
 import pickletools
@@ -18,7 +19,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from common.checkpoints import load_pickle
+from common.checkpoints.pickles import parse_pickle
+from common.checkpoints.pickles.symbols import SYMBOLS
+from common.checkpoints.refusal import Refusal
 from common.errors import DataError
+from experiments.fuzz_targets import TARGETS
 
 PROTOCOLS = range(6)
 
@@ -145,9 +150,11 @@ def test_other_dicts_become_dicts(load: Any, protocol: int) -> None:
         "params": FrozenDict({"a": FrozenDict({"b": np.arange(3)}), "c": {}}),
         "ordered": ordered,
         "default": defaultdict(dict, {"a": {1: defaultdict(None)}}),
+        "counts": [defaultdict(kind, {"a": kind()}) for kind in (int, float, bool, str, list, set)],
     }
     params = {"a": {"b": np.arange(3)}, "c": {}}
     expected = {"params": params, "ordered": dict(ordered), "default": {"a": {1: {}}}}
+    expected["counts"] = [{"a": x} for x in (0, 0.0, False, "", [], set())]
     assert_same(load(dumps(content, protocol)), expected)
     assert_same(load(dumps(FrozenDict({"a": params}), protocol)), {"a": params})
 
@@ -211,6 +218,36 @@ def test_nesting_up_to_the_bound_is_read(load: Any) -> None:
     assert load(dumps(content, 4)) == content
     with pytest.raises(DataError, match="nested deeper than 200"):
         load(dumps({"a": content}, 4))
+
+
+class Python(pickle.Unpickler):
+    """Python's own reader, of the names that are known here."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        assert (module, name) in SYMBOLS
+        return super().find_class(module, name)
+
+
+def test_what_is_read_of_a_damaged_file_is_what_python_reads() -> None:
+    target, read = TARGETS["pickle"], 0
+    for number in range(1500):
+        data = target.change(np.random.default_rng((1, number)))
+        with contextlib.suppress(Refusal, pickle.UnpicklingError, UnicodeDecodeError):
+            found = parse_pickle(data)
+            assert_same(found, plain(Python(io.BytesIO(data)).load()))
+            read += 1
+    assert read > 20
+
+
+def plain(value: Any) -> Any:
+    """Returns what is to be read of a value."""
+    if isinstance(value, dict | FrozenDict):
+        return {key: plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(plain, value))
+    if isinstance(value, bytearray):
+        return bytes(value)
+    return np.asarray(value) if isinstance(value, jax.Array) else value
 
 
 keys = st.text(max_size=5) | st.integers(-(2**63), 2**64 - 1)

@@ -180,6 +180,7 @@ HUGE = b"\x8a\x09" + (2**70).to_bytes(9, "little")
          "an order that does not exist"),
         (BUFFER + DTYPE + b"K\x01\x85\x8c\x01KK\x01\x85tR",
          "whose axes are in no order"),
+        (BUFFER + DTYPE + b"K\x01K\x01\x86\x8c\x01KK\x00K\x00\x86tR", "whose axes are in no order"),
         (b"cnumpy._core.numeric\n_frombuffer\n)R", "from a buffer in an unknown way"),
         (b"cjax._src.array\n_reconstruct_array\n)R", "a JAX array in an unknown way"),
         (b"c_codecs\nencode\n\x8c\x01x\x8c\x05rot13\x86R", "encodes text as rot13; expected"),
@@ -234,16 +235,25 @@ def test_what_is_wrong_with_an_array_is_said(tmp_path: Path, value: bytes, messa
         (b"](K\x01\x90", "adds to a list"),
         (b"\x8f(]\x90", "has a key of type list"),
         (b"h\x05", "recalls a value at byte 7 that it did not keep"),
+        (b"Np-1\n", "keeps a value as number -1 in a file of"),
+        (b"g-1\n", "recalls a value at byte 9 that it did not keep"),
         (b"0000", "takes a value at byte 8 where there is none"),
         (b"t", "goes back to a mark at byte 6 where there is none"),
         (b"(R", "takes a value at byte 7 where there is none"),
         (b"Ix\n", "a whole number that is none"),
+        (b"I07\n", "a whole number that is none"),
         (b"I" + b"9" * 30 + b"\n", "a whole number that is none, or too long"),
         (b"L" + b"9" * 5000 + b"L\n", "end of a line expected"),
         (b"L" + b"9" * 4000 + b"L\n", "a whole number that is none, or too long"),
         (b"F1_0\n", "a number that is none"),
         (b"\x8b\x00\x08\x00\x00" + bytes(2048), "a whole number of 2048 bytes; expected 1024"),
         (b"\x8b\xff\xff\xff\xff", "a whole number of 4294967295 bytes"),
+        (b"\x8a\xff\x01", "cut off: 255 bytes expected"),
+        (b"T\xff\xff\xff\xffabc", "cut off: 4294967295 bytes expected"),
+        (b"(\x94", "takes a value at byte 7 where there is none"),
+        (b"\x8f()\x85\x90", "has a key of type tuple"),
+        (b"U\x05numpy\x8c\x05dtype\x93", "whose name is no text"),
+        (b"C\x05numpy\x8c\x05dtype\x93", "whose name is no text"),
         (b"\x8c\x02\xff\xff", "holds text that is not utf-8"),
         (b"V\\uD8\n", "holds text that is not raw-unicode-escape"),
         (b"Sx\n", "without quotes"),
@@ -263,6 +273,7 @@ def test_other_opcodes_are_refused(tmp_path: Path, value: bytes, message: str) -
         (b"", "empty file"),
         (b"\x80\x06}.", "is of protocol 6"),
         (b"\x80\x04}.x", "goes on for 1 bytes after its end"),
+        (b"\x80\x04}.\x80\x04}.", "goes on for 4 bytes after its end"),
         (b"\x80\x04}}.", "leaves more than one value"),
         (b"\x80\x04(}.", "leaves more than one value"),
         (b"\x80\x04\x95\xff\xff\xff\xff\xff\xff\xff\x7f}.", "cut off: a frame of"),
@@ -321,16 +332,18 @@ BOMBS = {
     "same_bytes": START + b"}\x8c\x01xB\x00\x00\x04\x00" + bytes(1 << 18) + b"\x940]("
                   + (b"cnumpy._core.numeric\n_frombuffer\n(h\x00cnumpy\ndtype\n\x8c\x02u1\x85R"
                      b"J\x00\x00\x04\x00\x85\x8c\x01CtR") * 3000 + b"es.",
-    "empty_sets": entry(b"](" + b"\x8f" * 400_000 + b"e"),
+    "empty_sets": entry(b"](" + b"\x8f" * 200_000 + b"e"),
     "marks": entry(b"(" * 200_000),
-    "nested_lists": entry(b"]" * 200_000 + b"a" * 199_999),
+    "nested_lists": entry(b"]" * 40_000 + b"a" * 39_999),
     "nested_frozen": entry(b"cflax.core.frozen_dict\nFrozenDict\n\x94}" +
-                           b"\x8c\x01ah\x00}" * 30_000 + b"\x85Rs" * 30_000 + b"\x85R"),
+                           b"\x8c\x01ah\x00}" * 5_000 + b"\x85Rs" * 5_000 + b"\x85R"),
 }  # fmt: skip
 
 
 UNFOLDS = "unfolds to far more than its bytes can hold"
 MESSAGES = {
+    "memo_index": "keeps a value as number 4294967295 in a file of",
+    "memo_indexes": "keeps a value as number 1048576 in a file of",
     "tuples": UNFOLDS,
     "lists": UNFOLDS,
     "same_array": UNFOLDS,
@@ -345,11 +358,7 @@ def test_small_files_take_little_memory(tmp_path: Path, name: str) -> None:
     data = BOMBS[name]
     tracemalloc.start()
     try:
-        if name.startswith("memo"):
-            (tmp_path / "x.pkl").write_bytes(data)
-            assert load_pickle(tmp_path / "x.pkl") == {"x": None}
-        else:
-            assert MESSAGES.get(name, "makes far more") in refusal(data, tmp_path)
+        assert MESSAGES.get(name, "makes far more") in refusal(data, tmp_path)
         assert tracemalloc.get_traced_memory()[1] < (40 << 20) + 20 * len(data)
     finally:
         tracemalloc.stop()

@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import jax
+import jax.numpy as jnp
 import pytest
 from ml_collections import ConfigDict
 
@@ -239,12 +241,51 @@ def test_errors_of_a_mode(calls, capsys):
 
 
 def test_lack_of_memory(calls, capsys):
-    for error in (MemoryError(), RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 B")):
+    with pytest.raises(jax.errors.JaxRuntimeError) as caught:
+        jax.jit(lambda: jnp.zeros(1 << 50))()
+    for error in (MemoryError(), RuntimeError("RESOURCE_EXHAUSTED: of 9 B"), caught.value):
         calls.raises = error
         assert calls.main() == 1
         said = capsys.readouterr().err
         assert said.startswith("error: out of memory (") and said.count("\n") == 1
         assert said.endswith("; lower config.train.batch_size (8)\n")
+
+
+LIMITED = """
+import resource, sys
+from pathlib import Path
+import jax.numpy as jnp
+from experiments.faults import subject
+import common.train, experiments.tasks.pathfinder
+
+jnp.ones(1).block_until_ready()
+pages = int(Path("/proc/self/statm").read_text().split()[0])
+limit = pages * resource.getpagesize() + (1 << 30)
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+sys.exit(subject.main())
+"""
+
+
+@pytest.mark.slow
+def test_a_run_under_a_limit_of_memory(tmp_path):
+    root = Path(experiments.__file__).parents[1]
+    arguments = [f"--config={root}/experiments/configs/pathfinder.py:smoke", "--workdir=run"]
+    arguments += [f"--config.data.{name}_count=40" for name in ("train", "validation", "test")]
+    run = subprocess.run(
+        [sys.executable, "-c", LIMITED, *arguments, "--config.train.batch_size=30000"],
+        env={**os.environ, "PYTHONPATH": str(root)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    last = run.stderr.splitlines()[-1]
+    assert last.startswith("error: out of memory (RESOURCE_EXHAUSTED: Out of memory allocating ")
+    assert last.endswith(
+        "; lower config.train.batch_size (30000), config.data.image_size (32), "
+        "config.model.embed_dim (8), config.model.seq_len (4)"
+    )
+    assert run.returncode == 1 and "Traceback" not in run.stderr
 
 
 def test_a_mode_of_one_step(calls, capsys, config_file):

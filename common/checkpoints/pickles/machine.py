@@ -150,6 +150,8 @@ class Machine:
         self._stack += [value, value]
 
     def _remember(self, index: int) -> None:
+        if not 0 <= index <= len(self._data):  # writers count from 0 or 1 on
+            raise Refusal(f"keeps a value as number {index} in a file of {len(self._data)} bytes")
         value = self._pop()
         self._stack.append(value)
         self._charge(self._memo.keep(index, value))

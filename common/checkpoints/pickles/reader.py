@@ -15,7 +15,7 @@ from common.files import StrPath, open_data_file
 MAX_DEPTH = 200
 """Deepest nesting of dicts, lists and tuples."""
 
-FREE_WEIGHT = 16 << 20
+FREE_WEIGHT = 1 << 20
 WEIGHT_PER_BYTE = 64
 NODE = 64
 """What a file may unfold to, in bytes of arrays and text and 64 for each value."""
@@ -72,7 +72,7 @@ def parse_pickle(data: bytes) -> dict[str, Any]:
     """
     if not data:
         raise Refusal("empty file; expected a pickled checkpoint")
-    if other := _other_format(data):
+    if other := other_format(data):
         raise Refusal(f"seems to be {other}; expected a pickled checkpoint")
     content = _Settling(len(data)).settle(Machine(data).run())
     if not isinstance(content, dict):
@@ -80,13 +80,12 @@ def parse_pickle(data: bytes) -> dict[str, Any]:
     return content
 
 
-def _other_format(data: bytes) -> str | None:
+def other_format(data: bytes) -> str | None:
+    """Names the format that a file is of by its first bytes, if it is a known one and no pickle."""
     for start, name in OTHER_FORMATS.items():
         if data.startswith(start):
             return name
-    if data[8:9] == b"{" and int.from_bytes(data[:8], "little") <= len(data) - 8:
-        return "a safetensors file"
-    return None
+    return "a safetensors file" if data[8:9] == b"{" and data[6:8] == bytes(2) else None
 
 
 class _Settling:

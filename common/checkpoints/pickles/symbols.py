@@ -149,8 +149,10 @@ def _call_complex(args: tuple[Any, ...]) -> complex:
 
 NDARRAY = Symbol("numpy.ndarray")
 RECONSTRUCT = Symbol("_reconstruct", _call_reconstruct)
-FACTORIES = {name: Symbol(name) for name in ("dict", "list", "tuple", "str", "int", "float")}
-FACTORIES["set"] = Symbol("set", _call_set)
+FACTORIES = {
+    name: Symbol(name)  # the last two are those of Python 2
+    for name in ("dict", "list", "tuple", "str", "int", "float", "bool", "long", "unicode")
+} | {"set": Symbol("set", _call_set)}
 
 SYMBOLS: dict[tuple[str, str], Symbol] = {
     ("numpy", "ndarray"): NDARRAY,

@@ -6,7 +6,7 @@ from common.checkpoints.refusal import Refusal
 
 ESCAPES = {b"n": b"\n", b"r": b"\r", b"t": b"\t", b"\\": b"\\", b"'": b"'", b'"': b'"'}
 ESCAPED = re.compile(rb"\\(x[0-9a-fA-F]{2}|.?)", re.DOTALL)
-WHOLE = re.compile(rb"[+-]?[0-9]+")
+WHOLE = re.compile(rb"[+-]?(0|[1-9][0-9]*)")
 REAL = re.compile(rb"[+-]?(inf|nan|[0-9]+\.?[0-9]*([eE][+-]?[0-9]+)?)")
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from common.kernels import CoupledTransition, GatedInput, linear_scan
 from common.kernels.cases import ScanCase, coupled_arguments, dense_arguments, random_array
+from common.kernels.native import foreign
 
 SIZES = [
     ScanCase("one_channel", 3, (2, 3, 1), 3, "complex64"),
@@ -111,3 +112,15 @@ def test_says_why_it_cannot() -> None:
     turning = jax.tree.map(lambda x: x + 0j, transition)
     with pytest.raises(ValueError, match="'native' is not available: it takes real gates"):
         linear_scan(turning, inputs, backend="native")
+
+
+@pytest.mark.parametrize("version", [None, (1, 0)])
+def test_another_interface_of_xla_leaves_it_out(
+    version: tuple[int, int] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    args = coupled_arguments(ScanCase("", 3, (2, 4), 3, "complex64"))[:2]
+    monkeypatch.setattr(foreign, "_interface_version", lambda: version)
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    with pytest.raises(ValueError, match="'native' is not available: it knows version 0 of"):
+        linear_scan(*args, backend="native")
+    assert "emit_forward" not in jax.jit(lambda a: linear_scan(*a)).lower(args).as_text()

@@ -21,6 +21,8 @@ from common.array_types import Array
 from common.kernels.arrays import like_varying
 from common.kernels.native.vectors import INDEX, POINTER, Value, index
 
+MAJOR = 0
+"""Major version of the interface, within which the frame stays as it is."""
 EXTENSION, ARGUMENTS, RESULTS = 1, 9, 14
 """Words of the frame."""
 DATA = 3
@@ -36,6 +38,8 @@ def why_unavailable() -> str | None:
     """Returns why generated code cannot be called here, or None where it can."""
     if (platform := jax.default_backend()) != "cpu":
         return f"it is for the CPU, and the platform is {platform!r}"
+    if (version := _interface_version()) is None or version[0] != MAJOR:
+        return f"it knows version {MAJOR} of XLA's foreign functions, and jaxlib's is {version}"
     return None
 
 
@@ -79,7 +83,7 @@ def _emit_handler(module: ir.Module, emit: Emit, plan: Any, arguments: int, resu
     with builder.if_then(builder.icmp_unsigned("!=", extension, nothing)):
         metadata = _word(builder, extension, METADATA)
         place = builder.gep(metadata, [index(VERSION)], source_etype=INDEX)
-        major, minor = _interface_version()
+        major, minor = _interface_version() or (MAJOR, 0)
         builder.store(index(major | minor << 32), place)
         builder.ret(nothing)
     read, written = (
@@ -100,14 +104,12 @@ def _word(builder: ir.IRBuilder, array: Value, number: int) -> Value:
 
 
 @functools.cache
-def _interface_version() -> tuple[int, int]:
-    """Returns the version of XLA's interface, from the header that comes with jaxlib."""
-    header = Path(jax.ffi.include_dir(), "xla", "ffi", "api", "c_api.h").read_text()
-    major, minor = (
-        re.search(rf"#define XLA_FFI_API_{part} (\d+)", header) for part in ("MAJOR", "MINOR")
-    )
-    assert major and minor
-    return int(major[1]), int(minor[1])
+def _interface_version() -> tuple[int, int] | None:
+    """Returns the version of XLA's interface by the header that comes with jaxlib, or None."""
+    header = Path(jax.ffi.include_dir(), "xla", "ffi", "api", "c_api.h")
+    text = header.read_text() if header.exists() else ""
+    found = re.findall(r"#define XLA_FFI_API_(?:MAJOR|MINOR) (\d+)", text)
+    return (int(found[0]), int(found[1])) if len(found) == 2 else None
 
 
 _engines: list[llvm.ExecutionEngine] = []  # hold the code that XLA may call

@@ -74,15 +74,8 @@ def remove_state(index: int, block: str | None = None) -> contextlib.AbstractCon
             raise ValueError(
                 f"{module.name} has {transition.states} states and none of index {index}"
             )
-        local, coupled = (
-            tuple(
-                tuple(
-                    None if (i == index) != (j == index) else entry for j, entry in enumerate(row)
-                )
-                for i, row in enumerate(entries)
-            )
-            for entries in (transition.local, transition.coupled)
-        )
+        local = _decoupled(transition.local, index)
+        coupled = _decoupled(transition.coupled, index)
         return transition._replace(local=local, coupled=coupled)
 
     def silent(module: nn.Module, arguments: Sequence[Any], inputs: Inputs) -> Inputs:
@@ -112,6 +105,27 @@ def keep_frequencies(
     Raises:
         ValueError: the band is empty; on leaving, where no block was met.
     """
+    return _changed({"inputs": _filter(low, high, keep=True)}, _blocks(block), "spectral block")
+
+
+def remove_frequencies(
+    low: float, high: float, block: str | None = None
+) -> contextlib.AbstractContextManager[None]:
+    """Keeps a band of spatial frequencies out of the recurrence, and lets in all others.
+
+    Args:
+        low: lower end of the band, as in `keep_frequencies`.
+        high: upper end, beyond it.
+        block: name of the block, or None for all.
+
+    Raises:
+        ValueError: the band is empty; on leaving, where no block was met.
+    """
+    return _changed({"inputs": _filter(low, high, keep=False)}, _blocks(block), "spectral block")
+
+
+def _filter(low: float, high: float, keep: bool) -> Change:
+    """Returns the change of a block's inputs that keeps a band, or removes it."""
     if not 0 <= low < high:
         raise ValueError(f"the band from {low} to {high} is empty")
 
@@ -119,10 +133,11 @@ def keep_frequencies(
         del module
         grid: Grid = arguments[-1]
         radius = radial_frequencies(grid.rows, grid.columns)
-        mask = jnp.asarray((low <= radius) & (radius < high), jnp.float32)[None, None, ..., None]
+        inside = (low <= radius) & (radius < high)
+        mask = jnp.asarray(inside == keep, jnp.float32)[None, None, ..., None]
         return tuple(GatedInput(drive.gate, drive.drive * mask) for drive in inputs)
 
-    return _changed({"inputs": filtered}, _blocks(block), "spectral block")
+    return filtered
 
 
 def skip_steps(

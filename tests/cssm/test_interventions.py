@@ -14,6 +14,7 @@ from cssm.interventions import (
     hold_gate,
     keep_frequencies,
     radial_frequencies,
+    remove_frequencies,
     remove_state,
     skip_steps,
 )
@@ -92,6 +93,16 @@ def test_bands_add_up_and_are_empty_elsewhere() -> None:
     np.testing.assert_allclose(total, whole, atol=1e-4 * np.abs(whole).max())
 
 
+def test_a_removed_band_is_what_is_left_beside_the_kept_one() -> None:
+    whole = np.asarray(parts_of()["cssm_0/states"])
+    with keep_frequencies(0.1, 0.3):
+        kept = np.asarray(parts_of()["cssm_0/states"])
+    with remove_frequencies(0.1, 0.3):
+        rest = np.asarray(parts_of()["cssm_0/states"])
+    assert min(np.abs(kept).max(), np.abs(rest).max()) > 0.01
+    np.testing.assert_allclose(kept + rest, whole, atol=1e-4 * np.abs(whole).max())
+
+
 def test_skipped_steps_add_up() -> None:
     whole, total = np.asarray(parts_of()["cssm_0/states"]), 0.0
     for kept in range(STEPS):
@@ -129,4 +140,6 @@ def test_refusals() -> None:
             logits_of()
     with pytest.raises(ValueError, match="the band from 0.2 to 0.2 is empty"):
         keep_frequencies(0.2, 0.2)
+    with pytest.raises(ValueError, match="the band from -1.0 to 0.2 is empty"):
+        remove_frequencies(-1.0, 0.2)
     assert jnp.isfinite(logits_of()).all()

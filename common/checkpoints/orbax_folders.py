@@ -62,8 +62,8 @@ def save_folder(path: StrPath, content: Mapping[str, Any], *, overwrite: bool = 
 def load_folder(path: StrPath) -> dict[str, Any]:
     """Reads the content of a checkpoint: all that `save_folder` wrote, or a training run's step.
 
-    Of a step these are the parameters, and 'step'. Every digest that the folder has of them is
-    checked.
+    Of a step these are the parameters, 'step', and the run's 'config' where it was noted. Every
+    digest that the folder has of them is checked.
 
     Raises:
         Refusal: The folder is damaged, or not of this project; names the array where one is.
@@ -82,7 +82,8 @@ def load_folder(path: StrPath) -> dict[str, Any]:
     tree = _load(Path(path), {name: types[name] for name in types if name in wanted}, types)
     _check_digests(record, tree)
     step = {"step": int(tree.pop("step"))} if "step" in tree else {}
-    return tree | step
+    config = (record.get("notes") or {}).get("config")
+    return tree | step | ({"config": config} if config else {})
 
 
 def verify_folder(path: StrPath) -> int:

@@ -102,8 +102,10 @@ def test_names_and_blocks_that_are_not_spectral() -> None:
     )
     assert state_names(case("standard")[0]) == {"cssm_0": ("h",)}
     model, variables, x = case("no_fft")
-    assert state_names(model) == {} == jax.eval_shape(
-        lambda v, x: state_histories(model, v, x), variables, x
+    assert (
+        state_names(model)
+        == {}
+        == jax.eval_shape(lambda v, x: state_histories(model, v, x), variables, x)
     )
 
 

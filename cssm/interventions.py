@@ -20,9 +20,9 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.core import Tracer
 
 from common.analysis import radial_frequencies
 from common.array_types import Array, Float, Int
@@ -135,7 +135,7 @@ def remove_frequencies(
 
 def _filter(low: Number, high: Number, keep: bool) -> Change:
     """Returns the change of a block's inputs that keeps a band, or removes it."""
-    traced = isinstance(low, jax.core.Tracer) or isinstance(high, jax.core.Tracer)
+    traced = isinstance(low, Tracer) or isinstance(high, Tracer)
     if not traced and not 0 <= low < high:
         raise ValueError(f"the band from {low} to {high} is empty")
 
@@ -169,7 +169,7 @@ def skip_steps(
         del arguments
         gate = inputs[0].gate
         count = len(inputs[0].drive) if gate is None else len(gate)
-        known = [step for step in steps if not isinstance(step, jax.core.Tracer)]
+        known = [step for step in steps if not isinstance(step, Tracer)]
         if outside := [step for step in known if not 0 <= step < count]:
             raise ValueError(f"{module.name} makes {count} steps and none of number {outside[0]}")
         mask = jnp.ones((count, 1, 1, 1, 1)).at[jnp.asarray(steps, int)].set(0.0)

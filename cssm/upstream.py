@@ -88,9 +88,9 @@ def _model_of(
     variables = {"params": params}
     if content.get("batch_stats"):
         variables["batch_stats"] = content["batch_stats"]
-    arguments = _of_run(content.get("config"))
+    arguments: dict[str, Any] = _of_run(content.get("config"))
     if not arguments:
-        arguments = {"origin": "upstream"} | _trained_with(content.get("training_args"))
+        arguments |= {"origin": "upstream"} | _trained_with(content.get("training_args"))
     try:
         arguments |= _visible(variables)
     except (KeyError, AttributeError, IndexError, TypeError) as error:

@@ -14,6 +14,7 @@ from common.analysis.attribution import (
 from common.analysis.capture import capture
 from common.analysis.causal_figures import answers_over_time, curves, knockouts, traces
 from common.analysis.cost import Cost, count_flops, program_cost
+from common.analysis.cost_figures import cost_over_length
 from common.analysis.figures import (
     accuracy_by_distance,
     attribution_maps,
@@ -74,6 +75,7 @@ __all__ = [
     "capture",
     "cka",
     "comparison",
+    "cost_over_length",
     "count_flops",
     "curves",
     "feature_variance",

@@ -20,13 +20,16 @@ def states_gif(
     energy: Float[np.ndarray, "m n T h w"],
     captions: Sequence[str],
     names: Sequence[str],
-    frames_per_second: float = 2.0,
+    frames_per_second: int = 2,
 ) -> bytes:
     """Draws where in space each state is strong, one frame a step, the last one held longer.
 
+    Every picture has a scale of its own, from its least to its largest value: states may grow or
+    fade by orders of magnitude, which would leave all but some steps black.
+
     Args:
         images: the images shown to the model, one row each.
-        energy: non-negative strength of state n; each state has one scale for all steps.
+        energy: non-negative strength of state n.
         captions: text above each image.
         names: (n,) of the states.
         frames_per_second: speed.
@@ -45,6 +48,7 @@ def states_gif(
                 for example, row in enumerate(panels):
                     for state, image in enumerate(row):
                         image.set_data(energy[example, state, step])
+                        image.autoscale()
                 writer.grab_frame()
         return path.read_bytes()
 
@@ -63,9 +67,7 @@ def _first_frame(
         axes_row[0].set_title(captions[example], fontsize=9, fontweight="normal")
         row = []
         for state, axes in enumerate(axes_row[1:]):
-            high = float(energy[:, state].max()) or 1.0
-            shown = energy[example, state, 0]
-            row.append(style.show_image(axes, shown, cmap=style.ENERGY, vmin=0, vmax=high))
+            row.append(style.show_image(axes, energy[example, state, 0], cmap=style.ENERGY))
             axes.set_title(names[state] if example == 0 else "")
         panels.append(row)
     return figure, panels

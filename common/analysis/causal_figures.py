@@ -24,36 +24,42 @@ Curve = tuple[Sequence[float], Sequence[float], Sequence[float]]
 
 @style.styled
 def curves(
-    positions: Sequence[float],
-    named: Mapping[str, Curve],
-    labels: tuple[str, str],
+    panels: Mapping[str, tuple[Sequence[float], Mapping[str, Curve]]],
+    label: str,
     whole: float | None = None,
     chance: float | None = None,
 ) -> Figure:
-    """Draws shares with their intervals over a number that was varied.
+    """Draws shares with their intervals over numbers that were varied, one panel for each number.
 
     Args:
-        positions: values of that number.
-        named: by name a curve over them.
-        labels: what is on the two axes.
+        panels: by what was varied, its values and by name a curve over them.
+        label: what the shares are of.
         whole: the share when nothing is taken away.
         chance: the share for guessing.
     """
     figure = style.new_figure(3.4)
-    axes = figure.subplots()
-    for (name, (value, low, high)), look in zip(named.items(), LOOKS, strict=False):
-        colour, line, marker = look
-        axes.plot(positions, value, color=colour, linestyle=line, marker=marker, label=name)
-        axes.fill_between(positions, low, high, color=colour, alpha=0.15, linewidth=0)
-    for level, name, line in ((whole, "nothing changed", "-"), (chance, "chance", ":")):
-        if level is not None:
-            axes.axhline(level, color=style.GREY, linewidth=1.2, linestyle=line, label=name)
-    axes.set(xlabel=labels[0], ylabel=labels[1], ylim=(-0.03, 1.03))
-    axes.yaxis.set_major_formatter(style.percent_axis())
-    if all(float(position).is_integer() for position in positions):
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    figure.legend(loc="outside upper center", ncols=3)
+    grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, (varied, (positions, named)) in zip(grid, panels.items(), strict=True):
+        for (name, curve), look in zip(named.items(), LOOKS, strict=False):
+            _curve(axes, positions, curve, name, look)
+        for level, name, line in ((whole, "nothing changed", "-"), (chance, "chance", ":")):
+            if level is not None:
+                axes.axhline(level, color=style.GREY, linewidth=1.2, linestyle=line, label=name)
+        axes.set(xlabel=varied, ylim=(-0.03, 1.03))
+        if all(float(position).is_integer() for position in positions):
+            axes.set_xticks(positions)
+    grid[0].set_ylabel(label)
+    grid[0].yaxis.set_major_formatter(style.percent_axis())
+    figure.legend(*grid[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return figure
+
+
+def _curve(
+    axes: Axes, positions: Sequence[float], curve: Curve, name: str, look: tuple[str, str, str]
+) -> None:
+    (value, low, high), (colour, line, marker) = curve, look
+    axes.plot(positions, value, color=colour, linestyle=line, marker=marker, label=name)
+    axes.fill_between(positions, low, high, color=colour, alpha=0.15, linewidth=0)
 
 
 @style.styled
@@ -100,12 +106,14 @@ def traces(
     """Draws what is found along a path at every step, one panel for each path, on one scale.
 
     Args:
-        values: by name of the path, the value at each step and point.
+        values: by name of the path, the value at each step and point; a path of one point stands
+            for a mean.
         label: what the values are.
         ends: what is at the first and at the last point.
     """
     figure = style.new_figure(3.2)
-    panels = figure.subplots(1, len(values), sharey=True, squeeze=False)[0]
+    widths = [table.shape[1] for table in values.values()]
+    panels = figure.subplots(1, len(values), sharey=True, squeeze=False, width_ratios=widths)[0]
     high = max(float(table.max()) for table in values.values())
     image = None
     for axes, (name, table) in zip(panels, values.items(), strict=True):
@@ -116,9 +124,9 @@ def traces(
             ink = "white" if value < 0.6 * high else style.BLACK
             axes.text(point, step, f"{value:.2g}", ha="center", va="center", fontsize=7, color=ink)
         names = [ends[0], *[str(i + 1) for i in range(1, points - 1)], ends[1]]
-        axes.set_xticks(range(points), names if points > 1 else names[:1])
+        axes.set_xticks(range(points), names if points > 1 else ["mean"])
         axes.set_yticks(range(steps), [str(i + 1) for i in range(steps)])
-        axes.set(title=name, xlabel="place along the contour")
+        axes.set(title=name, xlabel="place along the contour" if points > 1 else "")
     panels[0].set_ylabel("time step")
     assert image is not None
     figure.colorbar(image, ax=panels, label=label, fraction=0.03, pad=0.01)

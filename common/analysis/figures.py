@@ -90,7 +90,8 @@ def image_grid(
     """
     rows = max(1, -(-len(images) // columns))
     side = style.WIDTH / columns
-    figure = style.new_figure(rows * (side + 0.26))
+    lines = max([1, *(caption.count("\n") + 1 for caption in captions)])
+    figure = style.new_figure(rows * (side + 0.1 + 0.16 * lines))
     high = images.max() if len(images) else 1.0
     grid = figure.subplots(rows, columns, squeeze=False).flat
     for i, axes in enumerate(grid):

@@ -38,7 +38,7 @@ def mechanisms(
     axes.set(ylim=(len(rows) - 0.5, -0.5), xlabel="mean |d logit / d parameter|")
     axes.grid(visible=True, axis="x")
     axes.grid(visible=False, axis="y")
-    axes.legend(loc="best")
+    figure.legend(loc="outside upper center", ncols=2)
     return figure
 
 

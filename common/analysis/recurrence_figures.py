@@ -1,6 +1,7 @@
 """Figures of a recurrence: its gates and transitions by frequency, its impulses, its reach."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -123,7 +124,8 @@ def receptive_fields(
     """
     steps = len(fields)
     figure = style.new_figure(style.WIDTH / steps + 2.9)
-    top, bottom = figure.subfigures(2, 1, height_ratios=(style.WIDTH / steps + 0.45, 2.4))
+    parts: Any = figure.subfigures(2, 1, height_ratios=(style.WIDTH / steps + 0.45, 2.4))
+    top, bottom = parts
     for lag, axes in enumerate(top.subplots(1, steps, squeeze=False)[0]):
         field = fields[steps - 1 - lag]
         shown = np.log10(np.maximum(field / (field.max() or 1.0), 1e-2))

@@ -128,7 +128,8 @@ def kernel_grid(kernels: np.ndarray, columns: int | None = None) -> Figure:
         )
         axes.set_title(str(order[i]), fontsize=7, fontweight="normal", loc="center", pad=2)
     assert image is not None
-    figure.colorbar(image, ax=grid, label="weight", fraction=0.03, pad=0.01, aspect=25)
+    used = [axes for axes in grid.flat if axes.images]
+    figure.colorbar(image, ax=used, label="weight", fraction=0.03, pad=0.01, aspect=25)
     return figure
 
 

@@ -97,7 +97,7 @@ def draw_scan_costs(rows: Sequence[ScanCost]) -> Figure:
         lengths,
         {
             "depth (steps in a row)": of("depth"),
-            "work (million operations)": of("mflops"),
+            "work (Mflop)": of("mflops"),
             "time here (ms)": of("wall_ms"),
             "memory (MB)": of("temporary_mb"),
         },

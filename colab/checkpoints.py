@@ -73,7 +73,7 @@ print("of the block:", sorted(content["params"]["cssm_0"]))
 # %%
 from common.checkpoints.__main__ import main as checkpoints
 
-checkpoints(["inspect", str(CHECKPOINT)])
+assert checkpoints(["inspect", str(CHECKPOINT)]) == 0
 
 # %% [markdown]
 # ## The model it belongs to
@@ -103,9 +103,7 @@ with np.load(GOLDEN / "expected.npz") as arrays:
 ours, x = checkpoint_to_model(GOLDEN / "checkpoint.pkl"), expected["x"]
 logits = np.asarray(jax.jit(ours[0].apply)(ours[1], x))
 error = np.abs(logits - expected["logits_f64"]).max() / np.abs(expected["logits_f64"]).max()
-print(
-    "here:", logits.round(5).tolist(), "there:", expected["logits_f64"].round(5).tolist(), sep="\n"
-)
+print("here:", logits.round(5), "there:", expected["logits_f64"].round(5), sep="\n")
 print(f"largest difference: {error:.1e} of the largest logit")
 assert error < 1e-4
 
@@ -121,7 +119,7 @@ apply = jax.jit(
     lambda frames: temporal_attribution(lambda f: ours[0].apply(ours[1], f), frames, [1])
 )
 found, recorded = np.asarray(apply(film))[0], expected["input_grad_abs_per_timestep"]
-print("here: ", found.round(3).tolist(), "there:", recorded.round(3).tolist(), sep="\n")
+print("here: ", found.round(3), "there:", recorded.round(3), sep="\n")
 np.testing.assert_allclose(found, recorded, rtol=1e-3)
 
 # %% [markdown]

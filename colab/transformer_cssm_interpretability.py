@@ -182,13 +182,8 @@ analysis.radius_by_frequency(radius, subject.run.anatomy.states["cssm_0"][3])
 # %%
 maps, numbers = gradients.step_maps(subject)
 film = maps.sum((-2, -1))
-print(
-    "connected:    ",
-    film[0].round(2).tolist(),
-    "not connected:",
-    film[1].round(2).tolist(),
-    sep="\n",
-)
+print("connected:    ", film[0].round(2))
+print("not connected:", film[1].round(2))
 analysis.attribution_over_time(film, subject.labels[numbers], CLASSES)
 
 # %%

@@ -175,7 +175,7 @@ cost.draw_scan_costs(costs)
 # %%
 subject = open_subject(CHECKPOINT, DATA, count=16 if FAST else 256)
 fields, radii = recurrence.reach(subject)
-print({name: radius[::-1].round(1).tolist() for name, radius in radii.items()})
+print(*(f"{name}: {radius[::-1].round(1)} pixels" for name, radius in radii.items()), sep="\n")
 receptive_fields(fields, radii)
 
 # %% [markdown]
@@ -270,7 +270,8 @@ display(kernel_grid(kernels[:32]), kernel_grid(kernels.mean(0)[None], columns=4)
 # %%
 maps, numbers = gradients.step_maps(subject)
 film = maps.sum((-2, -1))
-print("connected:    ", film[0].round(2).tolist(), "not connected:", film[1].round(2).tolist())
+print("connected:    ", film[0].round(2))
+print("not connected:", film[1].round(2))
 attribution_over_time(film, subject.labels[numbers], CLASSES)
 
 # %% [markdown]

@@ -187,9 +187,12 @@ print("not connected:", film[1].round(2))
 analysis.attribution_over_time(film, subject.labels[numbers], CLASSES)
 
 # %%
-from IPython.display import Image
+from base64 import b64encode
 
-display(Image(data=recurrence.state_movie(subject, "cssm_0"), format="gif"))
+from IPython.display import HTML
+
+film = b64encode(recurrence.state_movie(subject, "cssm_0")).decode()
+display(HTML(f'<img src="data:image/gif;base64,{film}">'))
 analysis.answers_over_time(causes.answers_by_step(subject), subject.labels, CLASSES)
 
 # %% [markdown]

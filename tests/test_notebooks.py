@@ -12,7 +12,7 @@ nbformat = pytest.importorskip("nbformat")
 FIGURES = {
     "checkpoints": 1,
     "quickstart": 4,
-    "transformer_cssm_interpretability": 14,
+    "transformer_cssm_interpretability": 15,
     "transformer_cssm_iterative_attention": 9,
 }
 """Pictures that each notebook draws."""
@@ -77,4 +77,5 @@ def code_cells(notebook: Any) -> list[Any]:
 
 
 def pictures(output: Any) -> bool:
-    return any(kind.startswith("image/") for kind in output.get("data", {}))
+    data = output.get("data", {})
+    return "<img" in data.get("text/html", "") or any(kind.startswith("image/") for kind in data)

@@ -75,12 +75,8 @@ def radius_by_frequency(radius: Float[np.ndarray, "T h f c"], width: int) -> Fig
         low, high = np.transpose([np.quantile(group, (0.1, 0.9)) for group in groups])
         left.fill_between(centres, low, high, color=colour, alpha=0.15, linewidth=0)
     left.axhline(1.0, color=style.GREY, linewidth=1.2, linestyle=":")
-    left.annotate(
-        "grows above, fades below", (1.0, 1.0), (-3, 3), ha="right", va="bottom", fontsize=8,
-        color=style.GREY, xycoords=("axes fraction", "data"), textcoords="offset points",
-    )  # fmt: skip
     left.set(xlabel="spatial frequency (cycles per cell)", ylabel="spectral radius", ylim=(0, None))
-    left.set_title("Factor of one step")
+    left.set_title("Factor of one step (above 1: it grows)")
     left.legend()
     image = _spectrum_image(right, radius.mean((0, -1)), cmap=style.ENERGY, vmin=0)
     right.set(xlabel="horizontal frequency", ylabel="vertical frequency", title="Mean over steps")

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from common.analysis import Page, cost_over_length, count_flops
 from common.kernels import linear_scan
 from common.kernels.cases import BENCHMARK_CASES, coupled_arguments
+from experiments.analyses.subject import Subject
 from experiments.benchmarks.timing import Compiled, measure_in_turn
 
 LENGTHS = (2, 4, 8, 16, 32, 64)
@@ -104,8 +105,10 @@ def draw_scan_costs(rows: Sequence[ScanCost]) -> Figure:
     )
 
 
-def add_scan_costs(page: Page) -> None:
+def add_scan_costs(page: Page, subject: Subject) -> None:
     """Adds what sequential and parallel solutions cost on this machine."""
+    if not subject.spectral_blocks:
+        return
     rows = scan_costs()
     last = {row.backend: row for row in rows if row.steps == max(LENGTHS)}
     one, other = last["sequential"], last["associative"]

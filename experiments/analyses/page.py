@@ -97,6 +97,6 @@ SECTIONS: dict[str, Section] = {
     "contours cut": contours.add_cuts,
     "traces along contours": contours.add_traces,
     "probes on contours": contours.add_probes,
-    "sequential and parallel": lambda page, subject: cost.add_scan_costs(page),
+    "sequential and parallel": cost.add_scan_costs,
 }
 """What the page consists of, in order."""

@@ -120,10 +120,13 @@ class Subject:
         return in_batches(jax.jit(function), self.params, arrays, batch)
 
     def examples(self, count: int = 1) -> np.ndarray:
-        """Returns numbers of images that are answered rightly, `count` connected ones first."""
-        right = self.run.predictions.correct
-        rows = [np.flatnonzero((self.labels == label) & right)[:count] for label in (1, 0)]
-        return np.concatenate(rows)
+        """Returns numbers of images of both kinds, `count` connected ones first.
+
+        The first ones that are answered rightly; where there are too few, others.
+        """
+        wrong = ~self.run.predictions.correct
+        rows = [np.flatnonzero(self.labels == label) for label in (1, 0)]
+        return np.concatenate([of[np.argsort(wrong[of], kind="stable")][:count] for of in rows])
 
     def scene(self, number: int) -> Any:
         """Returns the geometry of an image.

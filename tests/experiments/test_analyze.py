@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 from jax.extend.core import Literal
+from ml_collections import ConfigDict
 
 from common.checkpoints import save_checkpoint
 from common.errors import UserError
@@ -15,6 +16,7 @@ from cssm import SimpleCSSM
 from experiments.analyses import causes, contours, cost, open_subject, recurrence
 from experiments.analyses.page import SECTIONS
 from experiments.analyze import main
+from experiments.models import make_model
 
 SHIPPED = Path(__file__).parents[2] / "colab" / "checkpoints" / "pathfinder_64.pkl"
 MODEL = {"embed_dim": 4, "kernel_size": 3, "seq_len": 3, "pos_embed": "none"}
@@ -165,6 +167,20 @@ def test_foreign_images_are_read_and_their_geometry_is_not_known(checkpoint, sub
 
 
 @pytest.mark.slow
+def test_a_model_without_steps_gets_what_it_has(tmp_path):
+    fields = {"name": "conv_net", "widths": (4, 6), "dtype": "float32"}
+    model: Any = make_model(ConfigDict(fields))
+    params = jax.jit(model.init)(jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32))["params"]
+    content = {"params": jax.tree.map(np.asarray, params)}
+    content["config"] = {"model": fields | {"widths": [4, 6]}, "data": DATA}
+    save_checkpoint(tmp_path / "x.pkl", content, "pickle")
+    assert main([f"--checkpoint={tmp_path / 'x.pkl'}", f"--out={tmp_path}", "--images=16"]) == 0
+    drawn = {file.stem for file in tmp_path.glob("*.png")}
+    assert {"integrated_gradients", "cuts", "attribution_maps"} <= drawn
+    assert not drawn & {"knockouts", "bands", "receptive_field", "scan_cost", "answers_over_time"}
+
+
+@pytest.mark.slow
 def test_the_whole_page_of_the_shipped_checkpoint(tmp_path, capsys):
     """About three minutes; every section, each figure with a paragraph before it."""
     assert main([f"--checkpoint={SHIPPED}", f"--out={tmp_path}", "--images=64"]) == 0
@@ -176,3 +192,12 @@ def test_the_whole_page_of_the_shipped_checkpoint(tmp_path, capsys):
     assert page.count("<img") == len(pictures) >= 22
     text = re.sub(r"base64,[^\"]*|<[^>]+>", " ", page.partition("</style>")[2])
     assert not re.search(r"\bnan\b|\binf\b", text)
+
+
+def test_examples_are_of_both_kinds_and_right_where_they_can_be(subject):
+    numbers, right = subject.examples(3), subject.run.predictions.correct
+    np.testing.assert_array_equal(subject.labels[numbers], [1, 1, 1, 0, 0, 0])
+    for label in (1, 0):
+        chosen = numbers[subject.labels[numbers] == label]
+        count = min(3, int(right[subject.labels == label].sum()))
+        assert right[chosen].tolist() == [True] * count + [False] * (3 - count)

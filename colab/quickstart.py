@@ -49,7 +49,7 @@ os.chdir(ROOT)
 import common
 from common.analysis import attribution_maps, image_grid, learning_curves
 from common.train import read_records
-from experiments.analyses import causes, gradients, open_subject
+from experiments.analyses import causes, open_subject
 from experiments.cli import load_config
 from experiments.pathfinder import train_and_evaluate
 from experiments.reports.run import CLASSES
@@ -94,7 +94,7 @@ learning_curves(read_records(Path(WORKDIR, "metrics.jsonl")), chance=0.5)
 # ## What it says
 #
 # The run's folder is all that is needed to open the model again. Above each of these test images is
-# its answer with the probability that it gives to a connection.
+# what it is, and the probability that the model gives to a connection.
 
 # %%
 subject = open_subject(WORKDIR, count=16 if FAST else 256)
@@ -114,10 +114,12 @@ from common.analysis import answers_over_time
 answers_over_time(causes.answers_by_step(subject), subject.labels, CLASSES)
 
 # %%
-maps, numbers = gradients.step_maps(subject)
-attribution_maps(
-    subject.images[numbers], maps.sum(1), [CLASSES[i] for i in subject.labels[numbers]]
-)
+from experiments.reports.measurements import pixel_attribution
+
+chosen = subject.examples(3)
+images, labels = subject.images[chosen], subject.labels[chosen]
+maps = pixel_attribution(subject.run.task, subject.params, images, labels, steps=8)
+attribution_maps(images, maps.sum(1), [CLASSES[label] for label in labels])
 
 # %% [markdown]
 # ## Where to go from here

@@ -25,7 +25,7 @@ def gate_maps(gates: Mapping[str, Float[np.ndarray, "h f"]]) -> Figure:
     """
     columns = min(5, len(gates))
     rows = -(-len(gates) // columns)
-    figure = style.new_figure(1.95 * rows + 0.5)
+    figure = style.new_figure(2.05 * rows + 0.5)
     grid = figure.subplots(rows, columns, squeeze=False)
     image = None
     for i, axes in enumerate(grid.flat):
@@ -34,7 +34,7 @@ def gate_maps(gates: Mapping[str, Float[np.ndarray, "h f"]]) -> Figure:
             continue
         name = list(gates)[i]
         image = _spectrum_image(axes, gates[name], cmap="viridis", vmin=0, vmax=1)
-        axes.set_title(f"{name}  {gates[name].mean():.2f}", fontsize=9)
+        axes.set_title(f"{name}\n{gates[name].mean():.2f}", fontsize=8)
         axes.label_outer()
     figure.supxlabel("horizontal frequency (cycles per cell)", fontsize=9)
     figure.supylabel("vertical frequency", fontsize=9)

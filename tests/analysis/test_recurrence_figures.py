@@ -26,7 +26,7 @@ def test_gate_maps_put_zero_frequency_in_the_middle_of_the_left_edge():
     first = pictures(figure)[0]
     assert np.unravel_index(first.argmax(), first.shape) == (2, 0)
     titles = [axes.get_title(loc="left") for axes in figure.axes[:2]]
-    assert titles == ["alpha  0.07", "decay_Q  0.17"]
+    assert titles == ["alpha\n0.07", "decay_Q\n0.17"]
 
 
 def test_radius_by_frequency_averages_over_channels():

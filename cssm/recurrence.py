@@ -40,6 +40,10 @@ def state_histories(
     They are the states themselves, also those that are not read out; what `capture` calls 'states'
     is what is read of them, times the gate of the read-out.
 
+    Gates differ between frequencies that a real map would have conjugate (those without a
+    horizontal part), so that a state's spectrum is not quite that of a real map; as in the
+    read-out, `real_inverse_fft2` leaves out the rest.
+
     Args:
         model: the classifier.
         variables: its collections, e.g. {'params': params}.

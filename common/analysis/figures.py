@@ -129,7 +129,10 @@ def kernel_grid(kernels: np.ndarray, columns: int | None = None) -> Figure:
         axes.set_title(str(order[i]), fontsize=7, fontweight="normal", loc="center", pad=2)
     assert image is not None
     used = [axes for axes in grid.flat if axes.images]
-    figure.colorbar(image, ax=used, label="weight", fraction=0.03, pad=0.01, aspect=25)
+    part = columns / min(columns, len(used))  # sizes of a scale are shares of the axes beside it
+    figure.colorbar(
+        image, ax=used, label="weight", fraction=0.03 * part, pad=0.01 * part, aspect=25 / part
+    )
     return figure
 
 

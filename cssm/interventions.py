@@ -7,7 +7,13 @@ blocks or on the one named `block` ('cssm_0'). They may be nested:
         logits = model.apply(variables, images)
 
 JAX keeps compiled functions by the function, not by what they were traced in: jit a function of its
-own, such as a lambda, inside of each context.
+own, such as a lambda, inside of each context. Values, bands and steps may be traced, so that one
+compilation serves all of them; what is traced is not checked:
+
+    @jax.jit
+    def logits(variables, images, low, high):
+        with remove_frequencies(low, high):
+            return model.apply(variables, images)
 """
 
 import contextlib
@@ -15,23 +21,26 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
+from jax.core import Tracer
 
-from common.array_types import Array, Float
+from common.analysis import radial_frequencies
+from common.array_types import Array, Float, Int
 from common.kernels import CoupledTransition, GatedInput
 from common.kernels.transitions import Entries
 from cssm.blocks.spectral import SpectralBlock
 from cssm.gates import GridGate
 from cssm.spectra import Grid
 
+Number = float | Float[Array, ""]
+Step = int | Int[Array, ""]
 Inputs = tuple[GatedInput, ...]
 Change = Callable[[nn.Module, Sequence[Any], Any], Any]
 """change(module, arguments of the call, what it returned) is returned instead."""
 
 
 def hold_gate(
-    name: str, value: float | None = None, block: str | None = None
+    name: str, value: Number | None = None, block: str | None = None
 ) -> contextlib.AbstractContextManager[None]:
     """Holds a gate at one value everywhere: what is in it besides does not reach the answer.
 
@@ -74,15 +83,8 @@ def remove_state(index: int, block: str | None = None) -> contextlib.AbstractCon
             raise ValueError(
                 f"{module.name} has {transition.states} states and none of index {index}"
             )
-        local, coupled = (
-            tuple(
-                tuple(
-                    None if (i == index) != (j == index) else entry for j, entry in enumerate(row)
-                )
-                for i, row in enumerate(entries)
-            )
-            for entries in (transition.local, transition.coupled)
-        )
+        local = _decoupled(transition.local, index)
+        coupled = _decoupled(transition.coupled, index)
         return transition._replace(local=local, coupled=coupled)
 
     def silent(module: nn.Module, arguments: Sequence[Any], inputs: Inputs) -> Inputs:
@@ -96,7 +98,7 @@ def remove_state(index: int, block: str | None = None) -> contextlib.AbstractCon
 
 
 def keep_frequencies(
-    low: float, high: float, block: str | None = None
+    low: Number, high: Number, block: str | None = None
 ) -> contextlib.AbstractContextManager[None]:
     """Lets only a band of spatial frequencies into the recurrence.
 
@@ -112,21 +114,44 @@ def keep_frequencies(
     Raises:
         ValueError: the band is empty; on leaving, where no block was met.
     """
-    if not 0 <= low < high:
+    return _changed({"inputs": _filter(low, high, keep=True)}, _blocks(block), "spectral block")
+
+
+def remove_frequencies(
+    low: Number, high: Number, block: str | None = None
+) -> contextlib.AbstractContextManager[None]:
+    """Keeps a band of spatial frequencies out of the recurrence, and lets in all others.
+
+    Args:
+        low: lower end of the band, as in `keep_frequencies`.
+        high: upper end, beyond it.
+        block: name of the block, or None for all.
+
+    Raises:
+        ValueError: the band is empty; on leaving, where no block was met.
+    """
+    return _changed({"inputs": _filter(low, high, keep=False)}, _blocks(block), "spectral block")
+
+
+def _filter(low: Number, high: Number, keep: bool) -> Change:
+    """Returns the change of a block's inputs that keeps a band, or removes it."""
+    traced = isinstance(low, Tracer) or isinstance(high, Tracer)
+    if not traced and not 0 <= low < high:
         raise ValueError(f"the band from {low} to {high} is empty")
 
     def filtered(module: nn.Module, arguments: Sequence[Any], inputs: Inputs) -> Inputs:
         del module
         grid: Grid = arguments[-1]
-        radius = radial_frequencies(grid.rows, grid.columns)
-        mask = jnp.asarray((low <= radius) & (radius < high), jnp.float32)[None, None, ..., None]
+        radius = jnp.asarray(radial_frequencies(grid.rows, grid.columns), jnp.float32)
+        inside = (low <= radius) & (radius < high)
+        mask = (inside == keep).astype(jnp.float32)[None, None, ..., None]
         return tuple(GatedInput(drive.gate, drive.drive * mask) for drive in inputs)
 
-    return _changed({"inputs": filtered}, _blocks(block), "spectral block")
+    return filtered
 
 
 def skip_steps(
-    steps: Sequence[int], block: str | None = None
+    steps: Sequence[Step], block: str | None = None
 ) -> contextlib.AbstractContextManager[None]:
     """Keeps the frames of some time steps out of the recurrence, which goes on without them.
 
@@ -144,17 +169,13 @@ def skip_steps(
         del arguments
         gate = inputs[0].gate
         count = len(inputs[0].drive) if gate is None else len(gate)
-        if outside := [step for step in steps if not 0 <= step < count]:
+        known = [step for step in steps if not isinstance(step, Tracer)]
+        if outside := [step for step in known if not 0 <= step < count]:
             raise ValueError(f"{module.name} makes {count} steps and none of number {outside[0]}")
-        mask = jnp.ones((count, 1, 1, 1, 1)).at[np.asarray(steps, int)].set(0.0)
+        mask = jnp.ones((count, 1, 1, 1, 1)).at[jnp.asarray(steps, int)].set(0.0)
         return tuple(GatedInput(d.gate, d.drive * mask) for d in inputs)
 
     return _changed({"inputs": without}, _blocks(block), "spectral block")
-
-
-def radial_frequencies(height: int, width: int) -> Float[np.ndarray, "h f"]:
-    """Returns how far each entry of a half spectrum is from zero frequency, cycles per cell."""
-    return np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
 
 
 def _decoupled(entries: Entries, index: int) -> Entries:

@@ -1,4 +1,4 @@
-"""Models from checkpoints of the public research code (drewlinsley/CSSM, January 2026 on)."""
+"""Models from checkpoints: of the public research code (drewlinsley/CSSM), and of own runs."""
 
 import os
 from collections.abc import Mapping
@@ -28,11 +28,13 @@ TRAINING_ARGS = {
 def checkpoint_to_model(
     path: str | os.PathLike[str], **known: Any
 ) -> tuple[SpectralClassifier, dict[str, PyTree]]:
-    """Builds the model that a pickled checkpoint of the public code belongs to.
+    """Builds the model that a pickled checkpoint belongs to.
 
-    Widths, depth, block, kernel size, norm and learned position codes are read off the parameters;
-    the rest comes from the checkpoint's 'training_args' where it has them, and otherwise is as in
-    the notebooks, the defaults of `SimpleCSSM`. Kernels are laid out as there (origin 'upstream').
+    Of a checkpoint of the public code, widths, depth, block, kernel size, norm and learned position
+    codes are read off the parameters; the rest comes from its 'training_args' where it has them,
+    and otherwise is as in the notebooks, the defaults of `SimpleCSSM`. Kernels are laid out as
+    there (origin 'upstream'). A checkpoint of a run of this project holds the run's 'config', which
+    tells all of it.
 
     Args:
         path: the file; it is read without running code, see `common.checkpoints.load_pickle`.
@@ -46,7 +48,23 @@ def checkpoint_to_model(
         DataError: the file is no such checkpoint, or its parameters do not fit the model; the
             message lists names that are missing or unknown.
     """
-    model, variables, _ = _model_of(load_pickle(path), os.fspath(path), known)
+    return content_to_model(load_pickle(path), os.fspath(path), **known)
+
+
+def content_to_model(
+    content: Mapping[str, Any], name: str = "checkpoint", **known: Any
+) -> tuple[SpectralClassifier, dict[str, PyTree]]:
+    """Does what `checkpoint_to_model` does, for the content of a file of any format.
+
+    Args:
+        content: what `common.checkpoints.load_checkpoint` returns.
+        name: stands in errors.
+        **known: as for `checkpoint_to_model`.
+
+    Raises:
+        DataError: as there.
+    """
+    model, variables, _ = _model_of(content, name, known)
     return model, variables
 
 
@@ -56,7 +74,7 @@ def describe_model(content: Mapping[str, Any]) -> str | None:
         _, _, arguments = _model_of(content, "", {})
     except (DataError, ValueError, KeyError, AttributeError, IndexError, TypeError):
         return None
-    del arguments["origin"]  # not seen in the parameters
+    arguments.pop("origin", None)  # not seen in the parameters
     return f"SimpleCSSM({_call(arguments)})"
 
 
@@ -70,8 +88,9 @@ def _model_of(
     variables = {"params": params}
     if content.get("batch_stats"):
         variables["batch_stats"] = content["batch_stats"]
-    arguments: dict[str, Any] = {"origin": "upstream"}
-    arguments |= _trained_with(content.get("training_args"))
+    arguments: dict[str, Any] = _of_run(content.get("config"))
+    if not arguments:
+        arguments |= {"origin": "upstream"} | _trained_with(content.get("training_args"))
     try:
         arguments |= _visible(variables)
     except (KeyError, AttributeError, IndexError, TypeError) as error:
@@ -82,9 +101,17 @@ def _model_of(
             arguments["embed_dim"], arguments.get("kernel_size", 1), params
         )
     model = SimpleCSSM(**arguments)
-    if problem := _mismatch(model, variables):
+    if problem := _mismatch(model, variables, _image_shape(params, content.get("config"))):
         raise DataError(f"{name}: does not fit SimpleCSSM({_call(arguments)}): {problem}")
     return model, jax.tree.map(jnp.asarray, variables), arguments
+
+
+def _of_run(config: Any) -> dict[str, Any]:
+    """Returns the arguments that the config of a run of this project holds, or none."""
+    model = config.get("model") if isinstance(config, Mapping) else None
+    if not isinstance(model, Mapping) or model.get("name") != "simple_cssm":
+        return {}
+    return {name: value for name, value in model.items() if name != "name"}
 
 
 def _trained_with(args: Any) -> dict[str, Any]:
@@ -130,24 +157,29 @@ def _fitting_block(width: int, kernel_size: int, params: Mapping[str, PyTree]) -
     return (*named, "transformer")[0]
 
 
-def _mismatch(model: SpectralClassifier, variables: Mapping[str, PyTree]) -> str:
+def _mismatch(
+    model: SpectralClassifier, variables: Mapping[str, PyTree], image: tuple[int, int]
+) -> str:
     """Names the leaves in which model and checkpoint differ, or returns ''."""
+    shape = jax.ShapeDtypeStruct((1, *image, 3), jnp.float32)
     try:
-        return describe_mismatch(variables, _shapes(model, variables))
+        wanted = cast(dict, jax.eval_shape(model.init, jax.random.key(0), shape))
+        return describe_mismatch(variables, wanted)
     except ValueError as error:
         return str(error)
 
 
-def _shapes(model: SpectralClassifier, variables: Mapping[str, PyTree]) -> dict[str, PyTree]:
-    """Returns the model's variables, without values, on a map that suits the checkpoint's gates.
+def _image_shape(params: Mapping[str, PyTree], config: Any) -> tuple[int, int]:
+    """Returns height and width of images that the model takes: the run's, or others as good.
 
     A gate has one number for each frequency, h (w // 2 + 1) in all, from which h and w cannot be
     told; a map one column wide has as many for h = that number.
     """
-    params = variables["params"]
+    data = config.get("data") if isinstance(config, Mapping) else None
+    if isinstance(data, Mapping) and isinstance(data.get("image_size"), int):
+        return (data["image_size"], data["image_size"])
     height, width = _map_size(params)
-    image = jax.ShapeDtypeStruct((1, 4 * height, 4 * width, 3), jnp.float32)
-    return cast(dict, jax.eval_shape(model.init, jax.random.key(0), image))
+    return (4 * height, 4 * width)
 
 
 def _map_size(params: Mapping[str, Any]) -> tuple[int, int]:

@@ -1,15 +1,20 @@
 """Analysis of trained models: arrays in, numbers, figures and pages out."""
 
 from common.analysis import style
+from common.analysis.animation import states_gif
 from common.analysis.attribution import (
     PathAttribution,
     input_gradient,
     integrated_gradients,
+    mean_magnitude,
+    parameter_gradients,
     spatial_attribution,
     temporal_attribution,
 )
 from common.analysis.capture import capture
+from common.analysis.causal_figures import answers_over_time, curves, knockouts, traces
 from common.analysis.cost import Cost, count_flops, program_cost
+from common.analysis.cost_figures import cost_over_length
 from common.analysis.figures import (
     accuracy_by_distance,
     attribution_maps,
@@ -22,12 +27,27 @@ from common.analysis.figures import (
     learning_curves,
     states_over_time,
 )
+from common.analysis.gradient_figures import kernel_gradients, mechanisms
+from common.analysis.linear_systems import (
+    by_radius,
+    joint_gain,
+    radial_frequencies,
+    spectral_radius,
+)
 from common.analysis.page import Page
+from common.analysis.paths import sample_along
 from common.analysis.probes import (
     LogisticModel,
     ProbeScore,
     linear_probe,
     logistic_regression,
+)
+from common.analysis.receptive_fields import field_radius, receptive_field
+from common.analysis.recurrence_figures import (
+    gate_maps,
+    impulse_maps,
+    radius_by_frequency,
+    receptive_fields,
 )
 from common.analysis.similarity import (
     canonical_correlations,
@@ -46,30 +66,51 @@ __all__ = [
     "PathAttribution",
     "ProbeScore",
     "accuracy_by_distance",
+    "answers_over_time",
     "attribution_maps",
     "attribution_over_time",
     "binned_accuracy",
+    "by_radius",
     "canonical_correlations",
     "capture",
     "cka",
     "comparison",
+    "cost_over_length",
     "count_flops",
+    "curves",
     "feature_variance",
+    "field_radius",
+    "gate_maps",
     "gates_over_time",
     "image_grid",
+    "impulse_maps",
     "input_gradient",
     "integrated_gradients",
+    "joint_gain",
+    "kernel_gradients",
     "kernel_grid",
+    "knockouts",
     "learning_curves",
     "linear_probe",
     "logistic_regression",
+    "mean_magnitude",
+    "mechanisms",
     "norm_correlation",
+    "parameter_gradients",
     "program_cost",
+    "radial_frequencies",
+    "radius_by_frequency",
+    "receptive_field",
+    "receptive_fields",
     "rv_coefficient",
+    "sample_along",
     "spatial_attribution",
+    "spectral_radius",
+    "states_gif",
     "states_over_time",
     "style",
     "svcca",
     "temporal_attribution",
     "to_png",
+    "traces",
 ]

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from common.array_types import Array, Float, Int
+from common.array_types import Array, Float, Int, PyTree
 
 Apply = Callable[[Array], Array]
+ApplyParams = Callable[[PyTree, Array], Array]
 
 
 def input_gradient(
@@ -43,6 +44,39 @@ def temporal_attribution(
 ) -> Float[Array, "b t"]:
     """Returns |d logit / d frame|, summed over all pixels and colours, for every frame."""
     return spatial_attribution(apply, frames, target).sum((-2, -1))
+
+
+def parameter_gradients(
+    apply: ApplyParams, params: PyTree, x: Float[Array, "b *axes"], target: Int[Array, "b"]
+) -> PyTree:
+    """Returns the gradient of each example's target logit with respect to the parameters.
+
+    One example after the other, so that the memory is that of one.
+
+    Args:
+        apply: maps parameters and inputs to logits (b, classes).
+        params: parameters of any structure.
+        x: inputs of any shape after the batch axis.
+        target: class of each example whose logit is differentiated.
+
+    Returns:
+        The structure of `params`, each leaf with a leading axis b.
+    """
+
+    def one(example: tuple[Array, Array]) -> PyTree:
+        inputs, chosen = example
+        return jax.grad(lambda p: apply(p, inputs[None])[0, chosen])(params)
+
+    return lax.map(one, (x, jnp.asarray(target)))
+
+
+def mean_magnitude(gradients: PyTree) -> Float[Array, "b"]:
+    """Returns the mean of |gradient| over all numbers of a tree of leaves (b, ...), by example.
+
+    For instance over the kernel and the bias that make a gate.
+    """
+    leaves = [jnp.abs(leaf).reshape(len(leaf), -1) for leaf in jax.tree.leaves(gradients)]
+    return jnp.concatenate(leaves, -1).mean(-1)
 
 
 class PathAttribution(NamedTuple):

@@ -90,7 +90,8 @@ def image_grid(
     """
     rows = max(1, -(-len(images) // columns))
     side = style.WIDTH / columns
-    figure = style.new_figure(rows * (side + 0.26))
+    lines = max([1, *(caption.count("\n") + 1 for caption in captions)])
+    figure = style.new_figure(rows * (side + 0.1 + 0.16 * lines))
     high = images.max() if len(images) else 1.0
     grid = figure.subplots(rows, columns, squeeze=False).flat
     for i, axes in enumerate(grid):
@@ -127,7 +128,11 @@ def kernel_grid(kernels: np.ndarray, columns: int | None = None) -> Figure:
         )
         axes.set_title(str(order[i]), fontsize=7, fontweight="normal", loc="center", pad=2)
     assert image is not None
-    figure.colorbar(image, ax=grid, label="weight", fraction=0.03, pad=0.01, aspect=25)
+    used = [axes for axes in grid.flat if axes.images]
+    part = columns / min(columns, len(used))  # sizes of a scale are shares of the axes beside it
+    figure.colorbar(
+        image, ax=used, label="weight", fraction=0.03 * part, pad=0.01 * part, aspect=25 / part
+    )
     return figure
 
 

@@ -75,14 +75,20 @@ class Page:
         Raises:
             ValueError: the page has a figure of this name.
         """
-        if name in self._pictures:
-            raise ValueError(f"the page has two figures named {name!r}")
-        png = self._pictures[name] = to_png(figure)
-        source = base64.b64encode(png).decode("ascii")
-        return self._add(
-            f'<div class="wide"><figure><img alt="{_text(description)}" '
-            f'src="data:image/png;base64,{source}"></figure></div>'
-        )
+        return self._add_picture(to_png(figure), name, "png", description)
+
+    def animation(self, gif: bytes, name: str, description: str) -> Self:
+        """Adds a moving picture; `write` also puts it beside the page as <name>.gif.
+
+        Args:
+            gif: the file's content.
+            name: as for `figure`.
+            description: what a reader who cannot see it is told.
+
+        Raises:
+            ValueError: the page has a figure of this name.
+        """
+        return self._add_picture(gif, name, "gif", description)
 
     def table(self, header: Sequence[str], rows: Sequence[Sequence[object]]) -> Self:
         """Adds a table."""
@@ -123,10 +129,20 @@ class Page:
     def write(self, path: Path) -> Path:
         """Writes the page, whole or not at all, and its pictures beside it; makes the folder."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        for name, png in self._pictures.items():
-            (path.parent / f"{name}.png").write_bytes(png)
+        for name, picture in self._pictures.items():
+            (path.parent / name).write_bytes(picture)
         replace_file(path, self.html())
         return path
+
+    def _add_picture(self, picture: bytes, name: str, form: str, description: str) -> Self:
+        if any(name == file.rpartition(".")[0] for file in self._pictures):
+            raise ValueError(f"the page has two figures named {name!r}")
+        self._pictures[f"{name}.{form}"] = picture
+        source = base64.b64encode(picture).decode("ascii")
+        return self._add(
+            f'<div class="wide"><figure><img alt="{_text(description)}" '
+            f'src="data:image/{form};base64,{source}"></figure></div>'
+        )
 
     def _add(self, html: str) -> Self:
         self._parts.append(html)

@@ -22,7 +22,7 @@ SIGNED, ENERGY, INK = "RdBu_r", "magma", "gray"
 WIDTH = 8.0
 """Width of every figure in inches; the height is the figure's own."""
 
-_SETTINGS: dict[Any, Any] = {
+SETTINGS: dict[Any, Any] = {
     "axes.axisbelow": True,
     "axes.edgecolor": GREY,
     "axes.grid": True,
@@ -59,7 +59,7 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 
     @functools.wraps(draw)
     def in_style(*args: P.args, **kwargs: P.kwargs) -> Figure:
-        with matplotlib.rc_context(_SETTINGS):
+        with matplotlib.rc_context(SETTINGS):
             return draw(*args, **kwargs)
 
     return in_style
@@ -78,7 +78,7 @@ def percent_axis() -> PercentFormatter:
 def to_png(figure: Figure) -> bytes:
     """Renders a figure at 150 dots per inch."""
     buffer = io.BytesIO()
-    with matplotlib.rc_context(_SETTINGS):
+    with matplotlib.rc_context(SETTINGS):
         figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
 

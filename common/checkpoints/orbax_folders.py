@@ -68,7 +68,8 @@ def load_folder(path: StrPath) -> dict[str, Any]:
     """Reads the content of a checkpoint: all that `save_folder` wrote, or parts of another.
 
     Of a training run's step, and of what other programs saved, these are the parameters, their
-    running statistics, and 'step'. Every digest that the folder has of them is checked.
+    running statistics, 'step', and the run's 'config' where it was noted. Every digest that the
+    folder has of them is checked.
 
     Raises:
         DataError: The folder is damaged, or holds no parameters; names the array where one is.
@@ -85,7 +86,9 @@ def load_folder(path: StrPath) -> dict[str, Any]:
         for name, inner in types.items()
     }
     found = load_arrays(folder, record, target, EXPORTED)
-    return found | ({"step": int(found["step"])} if np.ndim(found.get("step", [])) == 0 else {})
+    step = {"step": int(found["step"])} if np.ndim(found.get("step", [])) == 0 else {}
+    config = (record.notes if record else {}).get("config")
+    return found | step | ({"config": config} if config else {})
 
 
 def verify_folder(path: StrPath) -> int:

@@ -128,9 +128,9 @@ def dense_correlation(x: Array, kernel: Array) -> Array:
     )
 
 
-def one_by_one(correlate: Callable[..., Array], x: Array, kernel: Array) -> Array:
-    """Correlates one map after the other."""
-    return lax.map(lambda single: correlate(single[None], kernel)[0], x)
+def one_by_one(layer: Callable[..., Array], x: Array, *others: Array) -> Array:
+    """Applies a layer to one map after the other."""
+    return lax.map(lambda single: layer(single[None], *others)[0], x)
 
 
 def mixing_case(size: int, taps: int, batch: int, channels: int) -> Case:

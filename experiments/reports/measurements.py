@@ -123,7 +123,7 @@ def predict(task: ImageTask, params: PyTree, data: ImageSet, batch_size: int) ->
         assert isinstance(logits, Array)
         return jax.nn.log_softmax(logits.astype(jnp.float32))
 
-    log_p = _in_batches(jax.jit(log_probabilities), params, (data.images,), batch_size)
+    log_p = in_batches(jax.jit(log_probabilities), params, (data.images,), batch_size)
     labels = np.asarray(data.labels).astype(np.int64)
     loss = -np.take_along_axis(log_p, labels[:, None], 1)[:, 0]
     return Predictions(labels, np.exp(log_p[:, 1]), loss)
@@ -226,7 +226,7 @@ def gate_values(
             rows.append([gate.mean(-1), *jnp.quantile(gate, jnp.array(MIDDLE), axis=-1)])
         return jnp.moveaxis(jnp.array(rows), -1, 0)
 
-    values = _in_batches(jax.jit(summaries), params, (images,), SMALL_BATCH)
+    values = in_batches(jax.jit(summaries), params, (images,), SMALL_BATCH)
     result: dict[str, dict[str, Gate]] = {}
     for i, (block, name) in enumerate(paths):
         middle = values[:, i, 1:].mean(0).T
@@ -269,10 +269,10 @@ def pixel_attribution(
         return spatial_attribution(apply, frames, target)
 
     targets = np.asarray(labels).astype(np.int32)
-    return _in_batches(jax.jit(attribution), params, (images, targets), SMALL_BATCH)
+    return in_batches(jax.jit(attribution), params, (images, targets), SMALL_BATCH)
 
 
-def _in_batches(
+def in_batches(
     function: Callable[..., Array],
     params: PyTree,
     arrays: tuple[np.ndarray, ...],

@@ -6,6 +6,8 @@ import pytest
 from common.analysis import (
     input_gradient,
     integrated_gradients,
+    mean_magnitude,
+    parameter_gradients,
     spatial_attribution,
     temporal_attribution,
 )
@@ -95,3 +97,16 @@ def test_integrated_gradients_add_up_to_the_change(case):
     assert np.abs(change).min() > 0.01
     with pytest.raises(ValueError, match="steps is 0; expected 1 or more"):
         integrated_gradients(apply, frames, target, steps=0)
+
+
+def test_parameter_gradients_of_a_linear_model_are_its_inputs():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((4, 3)).astype(np.float32)
+    target = np.array([0, 1, 1, 0])
+    params = {"w": rng.standard_normal((3, 2)).astype(np.float32), "b": np.zeros(2, np.float32)}
+    found = parameter_gradients(lambda p, x: x @ p["w"] + p["b"][None], params, x, target)
+    chosen = np.eye(2)[target]
+    np.testing.assert_allclose(found["w"], x[:, :, None] * chosen[:, None], rtol=1e-6)
+    np.testing.assert_allclose(found["b"], chosen)
+    expected = (np.abs(x).sum(1) + 1) / 8
+    np.testing.assert_allclose(mean_magnitude(found), expected, rtol=1e-6)

@@ -191,12 +191,16 @@ def test_runs_are_exported(tmp_path: Path) -> None:
     state["rng"] = jax.random.key(0)
     with CheckpointManager(tmp_path / "run" / "checkpoints", 2, 1, "accuracy") as manager:
         for step in (4, 12):
-            manager.save(step, state | {"step": jnp.int32(step)}, {"accuracy": 1 / step})
+            notes = {"config": {"model": {"name": "x"}, "seed": 3}} if step == 12 else None
+            manager.save(
+                step, state | {"step": jnp.int32(step)}, {"accuracy": 1 / step}, notes=notes
+            )
             manager.wait()
     for place, step in (("run", 12), ("run/checkpoints", 12), ("run/checkpoints/4", 4)):
         found = load_checkpoint(tmp_path / place)
-        assert found.keys() == {"params", "step"}
+        assert found.keys() == {"params", "step"} | ({"config"} if step == 12 else set())
         assert found["step"] == step
+        assert found.get("config", {}).get("seed") == (3 if step == 12 else None)
         assert bits(found["params"]) == bits(jax.tree.map(np.asarray, params))
     assert run("convert", tmp_path / "run", tmp_path / "x.pkl") == 0
     assert bits(pickle.loads((tmp_path / "x.pkl").read_bytes())["step"]) == bits(12)

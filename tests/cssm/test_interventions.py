@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from common.analysis import capture
+from common.analysis import capture, radial_frequencies
 from cssm import SimpleCSSM
 from cssm.interventions import (
     hold_gate,
     keep_frequencies,
-    radial_frequencies,
+    remove_frequencies,
     remove_state,
     skip_steps,
 )
@@ -92,6 +92,31 @@ def test_bands_add_up_and_are_empty_elsewhere() -> None:
     np.testing.assert_allclose(total, whole, atol=1e-4 * np.abs(whole).max())
 
 
+def test_a_removed_band_is_what_is_left_beside_the_kept_one() -> None:
+    whole = np.asarray(parts_of()["cssm_0/states"])
+    with keep_frequencies(0.1, 0.3):
+        kept = np.asarray(parts_of()["cssm_0/states"])
+    with remove_frequencies(0.1, 0.3):
+        rest = np.asarray(parts_of()["cssm_0/states"])
+    assert min(np.abs(kept).max(), np.abs(rest).max()) > 0.01
+    np.testing.assert_allclose(kept + rest, whole, atol=1e-4 * np.abs(whole).max())
+
+
+def test_values_bands_and_steps_may_be_traced() -> None:
+    model, variables, x = case()
+
+    @fast_jit
+    def traced(v: Any, x: Any, value: Any, low: Any, step: Any) -> Any:
+        with hold_gate("alpha", value), remove_frequencies(low, 2 * low), skip_steps([0, step]):
+            return model.apply(v, x)
+
+    for value, low, step in ((0.25, 0.1, 2), (0.75, 0.2, 1)):
+        with hold_gate("alpha", value), remove_frequencies(low, 2 * low), skip_steps([0, step]):
+            expected = logits_of()
+        found = traced(variables, x, value, low, step)
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
 def test_skipped_steps_add_up() -> None:
     whole, total = np.asarray(parts_of()["cssm_0/states"]), 0.0
     for kept in range(STEPS):
@@ -129,4 +154,6 @@ def test_refusals() -> None:
             logits_of()
     with pytest.raises(ValueError, match="the band from 0.2 to 0.2 is empty"):
         keep_frequencies(0.2, 0.2)
+    with pytest.raises(ValueError, match="the band from -1.0 to 0.2 is empty"):
+        remove_frequencies(-1.0, 0.2)
     assert jnp.isfinite(logits_of()).all()

@@ -12,6 +12,7 @@ import pytest
 from common.errors import DataError
 from cssm import SimpleCSSM, checkpoint_to_model
 from cssm.simple import BLOCKS
+from cssm.upstream import content_to_model
 
 GOLDEN = Path(__file__).parent / "golden" / "transformer_32_e8_k5"
 HIDDEN = ("transformer_unbounded", "transformer_steady_gates", "transformer_stable")
@@ -77,6 +78,19 @@ def test_training_arguments_tell_what_shapes_do_not(tmp_path: Path) -> None:
     path = saved(tmp_path / "x.pkl", training_args=args)
     told = {"seq_len": 6, "pos_embed": "temporal", "act": "gelu", "pool": "max", "readout": "all"}
     assert checkpoint_to_model(path)[0] == SimpleCSSM(**SIZES, **told, origin="upstream")
+
+
+def test_the_config_of_an_own_run_tells_all(tmp_path: Path) -> None:
+    """Also a boundary, with which gates have other sizes than the map has frequencies."""
+    arguments = {"seq_len": 3, "act": "relu", "boundary": "zero", "cssm_type": "transformer_stable"}
+    path = saved(tmp_path / "x.pkl", size=24, **arguments)
+    config = {"model": {"name": "simple_cssm", **arguments}, "data": {"image_size": 24}}
+    rewritten(path, lambda content: content.update(config=config))
+    assert checkpoint_to_model(path)[0] == SimpleCSSM(**SIZES, **arguments)
+    content = pickle.loads(path.read_bytes())
+    assert content_to_model(content, seq_len=5)[0] == SimpleCSSM(
+        **SIZES, **(arguments | {"seq_len": 5})
+    )
 
 
 def test_what_is_known_goes_before_all_else(tmp_path: Path) -> None:

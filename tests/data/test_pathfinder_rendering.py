@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from common.data.pathfinder import PathfinderSettings, draw_images, draw_scene
+from common.data.pathfinder import PathfinderSettings, draw_images, draw_scene, draw_without
 from common.data.pathfinder.rendering import draw_bar, draw_disc
 from common.data.pathfinder.settings import LAYOUTS
+from common.errors import UserError
 
 each_layout = pytest.mark.parametrize("layout", LAYOUTS)
 
@@ -159,3 +160,23 @@ def test_stamps_and_geometry_show_the_same_light() -> None:
     assert light.mean() == pytest.approx(wanted_light.mean(), rel=0.02)
     np.testing.assert_allclose((middle - wanted_middle).mean(0), 0.0, atol=0.3 / 300)
     assert (stamped.images > 127).mean() == pytest.approx((drawn.images > 127).mean(), rel=0.05)
+
+
+@each_layout
+@pytest.mark.parametrize("image_size", [64, 300])
+def test_what_is_left_out_is_missing_and_nothing_else(layout: str, image_size: int) -> None:
+    settings = PathfinderSettings(image_size=image_size, layout=layout)
+    scale = image_size / settings.window
+    scene = draw_scene(settings, 3, 5)
+    (whole,) = draw_images(settings, 3, 5, 1).images
+    np.testing.assert_array_equal(draw_without(settings, 3, 5, []), whole)
+    cut = draw_without(settings, 3, 5, [2, 4])
+    centres = (np.stack(np.indices(whole.shape), -1) + 0.5) / scale
+    near = np.zeros(whole.shape, bool)
+    for paddle in scene.paddles[[2, 4]]:
+        near |= distances_to_segment(centres, paddle) < 3.5 + 1.5 / scale
+    np.testing.assert_array_equal(cut[~near], whole[~near])
+    missing = (whole.astype(float) - cut).sum() / 255 / scale**2
+    assert missing == pytest.approx(2 * 5.0 * settings.bar_thickness, rel=0.2)
+    with pytest.raises(UserError, match=f"has {len(scene.paddles)} paddles and none of number 99"):
+        draw_without(settings, 3, 5, [0, 99])

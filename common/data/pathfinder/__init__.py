@@ -9,7 +9,13 @@ from common.data.pathfinder.dataset import (
     split_seed,
 )
 from common.data.pathfinder.features import find_markers, shortcut_features
-from common.data.pathfinder.scene import DrawnImages, Scene, draw_images, draw_scene
+from common.data.pathfinder.scene import (
+    DrawnImages,
+    Scene,
+    draw_images,
+    draw_scene,
+    draw_without,
+)
 from common.data.pathfinder.settings import PathfinderSettings
 
 __all__ = [
@@ -21,6 +27,7 @@ __all__ = [
     "Scene",
     "draw_images",
     "draw_scene",
+    "draw_without",
     "find_markers",
     "load_or_generate",
     "print_progress",

@@ -1,6 +1,7 @@
 """Makes Pathfinder scenes and images from a seed and an index alone."""
 
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -71,19 +72,59 @@ def draw_scene(settings: PathfinderSettings, seed: int, index: int) -> Scene:
 def draw_images(settings: PathfinderSettings, seed: int, start: int, count: int) -> DrawnImages:
     """Draws images `start` ... `start + count - 1` of `seed`; see `draw_scene`."""
     scenes = _draw_scenes(settings, seed, start, count)
+    images = _render(settings, scenes)
+    labels = (1 - np.arange(start, start + count) % 2).astype(np.uint8)
+    headings = _headings(scenes, labels, settings.contour_length)
+    return DrawnImages(
+        images, labels, scenes.markers.astype(np.float32), headings.astype(np.float32)
+    )
+
+
+def draw_without(
+    settings: PathfinderSettings, seed: int, index: int, missing: Sequence[int]
+) -> np.ndarray:
+    """Draws image `index` of `seed` with some paddles left out, and nothing else changed.
+
+    Args:
+        settings: the family of images.
+        seed: names a split, see `draw_scene`.
+        index: number of the image.
+        missing: rows of `Scene.paddles`; 0 to `contour_length` - 1 are those of the contour that
+            the first marker stands on.
+
+    Returns:
+        The image (s, s) uint8.
+
+    Raises:
+        UserError: the scene has no such paddle.
+    """
+    scenes = _draw_scenes(settings, seed, index, 1)
+    placed = int(scenes.placed[0])
+    if outside := [row for row in missing if not 0 <= row < placed]:
+        raise UserError(f"image {index} has {placed} paddles and none of number {outside[0]}")
+    rows = [row for row in range(placed) if row not in missing]
+    stamped = scenes.stamped
+    if stamped is not None:
+        stamped = stamped[:, [*rows, -2, -1]]  # the two discs come last
+    kept = scenes._replace(
+        paddles=np.ascontiguousarray(scenes.paddles[:, rows]),
+        placed=np.array([len(rows)]),
+        stamped=None if stamped is None else np.ascontiguousarray(stamped),
+    )
+    return _render(settings, kept)[0]
+
+
+def _render(settings: PathfinderSettings, scenes: _Scenes) -> np.ndarray:
+    """Draws scenes as images (n, s, s) uint8."""
     size = settings.image_size
-    images = np.empty((count, size, size), np.uint8)
+    images = np.empty((len(scenes.placed), size, size), np.uint8)
     if scenes.stamped is not None and size == settings.window:
         tables = _stamps(settings)
         reference.fill_images(scenes.stamped, scenes.placed, tables.bars, tables.disc, images)
     else:
         drawing = (size / settings.window, settings.bar_thickness, float(settings.marker_radius))
         rendering.fill_images(scenes.paddles, scenes.placed, scenes.markers, drawing, images)
-    labels = (1 - np.arange(start, start + count) % 2).astype(np.uint8)
-    headings = _headings(scenes, labels, settings.contour_length)
-    return DrawnImages(
-        images, labels, scenes.markers.astype(np.float32), headings.astype(np.float32)
-    )
+    return images
 
 
 def _headings(scenes: _Scenes, labels: np.ndarray, length: int) -> np.ndarray:

@@ -199,7 +199,7 @@ QUICK = ("map_16_3", "map_16_9", "causal_128_4", "film_32")
 def main() -> int:
     """Runs the command line."""
     cases = {case.name: case for case in CASES}
-    names, quick, out = read_flags(
+    names, _, quick, out = read_flags(
         "Times convolutions, layer norm and FiLM.",
         list(cases),
         QUICK,

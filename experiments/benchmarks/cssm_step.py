@@ -1,6 +1,6 @@
 """Times a training step of every block variant and baseline.
 
-    python -m experiments.benchmarks.cssm_step [--quick] [--cases=i_video,ii_still] [--out=FILE]
+    python -m experiments.benchmarks.cssm_step [--quick] [--cases=i_video,ii_still] [--models=vit]
 
 A step is value_and_grad of the cross-entropy and an update by AdamW, jitted. Every row is measured
 in a process of its own, so that its peak memory is its own: interpreter, libraries and compiler
@@ -116,15 +116,16 @@ STILL_ONLY = ("vit", "resnet", "conv_net")
 
 def main() -> int:
     """Runs the command line."""
-    names, quick, out = read_flags(
+    names, chosen, quick, out = read_flags(
         "Times a training step of every model.",
         list(CASES),
         ("i_video", "i_still"),
         "runs/benchmarks/cssm_step.json",
+        (*BLOCK_NAMES, *BASELINES),
     )
     rows = []
     for name in names:
-        models = models_for(CASES[name])
+        models = [model for model in models_for(CASES[name]) if model in chosen]
         table = [
             measure_apart(name, model, QUICK_REPEATS if quick else REPEATS) for model in models
         ]

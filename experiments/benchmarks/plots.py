@@ -23,6 +23,7 @@ LOOKS = {
     "associative": (ORANGE, "^"),
     "chunked": (GREEN, "D"),
     "sequential": (BLUE, "o"),
+    "native": (BLACK, "P"),
     "pallas": (BLACK, "v"),
     "copy": (GREY, ""),
 }

@@ -52,7 +52,7 @@ UP_TO = {"V1": 4096, "associative": 4096, "V1b": 64, "goom": 64}
 def main() -> int:
     """Runs the command line."""
     cases = {case.name: case for case in CASES}
-    names, quick, out = read_flags(
+    names, _, quick, out = read_flags(
         "Times the back ends of linear_scan.", list(cases), QUICK, "runs/benchmarks/scan.json"
     )
     rows = []

@@ -8,7 +8,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -113,29 +113,59 @@ def _cell(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
+class Flags(NamedTuple):
+    """What the command line of a benchmark says.
+
+    Attributes:
+        cases: names of the chosen cases, in their own order.
+        models: likewise of the models, where a benchmark has any.
+        quick: whether --quick was given.
+        out: the JSON file to write.
+    """
+
+    cases: list[str]
+    models: list[str]
+    quick: bool
+    out: Path
+
+
 def read_flags(
-    description: str, cases: Sequence[str], quick: Sequence[str], out: str
-) -> tuple[list[str], bool, Path]:
-    """Reads the command line that the kernels' benchmarks share.
+    description: str,
+    cases: Sequence[str],
+    quick: Sequence[str],
+    out: str,
+    models: Sequence[str] = (),
+) -> Flags:
+    """Reads the command line that the benchmarks share.
 
     Args:
         description: what is timed.
         cases: names of all cases.
         quick: names of those that --quick takes.
         out: default of --out, a JSON file.
-
-    Returns:
-        The names of the chosen cases in their own order, whether --quick was given, and --out.
+        models: names of all models; without any there is no --models.
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="few cases, fewer repeats")
     parser.add_argument("--cases", help="names of cases, with commas between them")
     parser.add_argument("--out", type=Path, default=Path(out))
+    if models:
+        parser.add_argument("--models", help="names of models, with commas between them")
     flags = parser.parse_args()
-    names = set(flags.cases.split(",") if flags.cases else quick if flags.quick else cases)
-    if unknown := names - set(cases):
-        parser.error(f"no case {sorted(unknown)}; there are {list(cases)}")
-    return [name for name in cases if name in names], flags.quick, flags.out
+
+    def chosen(kind: str, names: str | None, known: Sequence[str]) -> list[str]:
+        wanted = set(names.split(",")) if names else set(known)
+        if unknown := wanted - set(known):
+            parser.error(f"no {kind} {sorted(unknown)}; there are {list(known)}")
+        return [name for name in known if name in wanted]
+
+    names = flags.cases or (",".join(quick) if flags.quick else None)
+    return Flags(
+        chosen("case", names, cases),
+        chosen("model", getattr(flags, "models", None), models),
+        flags.quick,
+        flags.out,
+    )
 
 
 def write_json(path: Path, rows: list[dict[str, Any]]) -> None:

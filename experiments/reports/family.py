@@ -150,7 +150,7 @@ def _origin(runs: Sequence[FamilyRun]) -> str:
     """Says on what, by how much training, where and when."""
     config, result = runs[0].config, runs[0].result
     seeds = len({run.config["seed"] for run in runs})
-    machines = {f"{e['cpu_cores']} cores of {e['cpu']}" for e in (r.environment for r in runs)}
+    machines = {_machine(run.environment) for run in runs}
     versions = {f"jax {run.environment['packages']['jax']}" for run in runs}
     days = sorted(run.environment["start_time"][:10] for run in runs)
     images = config["train"]["steps"] * config["train"]["batch_size"]
@@ -162,6 +162,11 @@ def _origin(runs: Sequence[FamilyRun]) -> str:
         days[0] if days[0] == days[-1] else f"{days[0]} to {days[-1]}",
     ]
     return f"{'; '.join(parts)}. Step times are wall times in training, whatever else ran."
+
+
+def _machine(environment: Mapping[str, Any]) -> str:
+    cores = environment["cpu_cores"]
+    return f"{cores} core{'' if cores == 1 else 's'} of {environment['cpu']}"
 
 
 if __name__ == "__main__":

@@ -1,18 +1,14 @@
-"""Every Pathfinder config makes a step; the smoke config makes the whole road."""
-
-import json
+"""Every Pathfinder config makes a step; runs repeat themselves; wrong values are named."""
 
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from common.data.pathfinder import PathfinderSettings
-from common.data.pathfinder.export import export
 from common.errors import UserError
 from common.train import fit, read_records
 from experiments.cli import load_config
 from experiments.models import make_model
-from experiments.pathfinder import DEFAULT_CONFIG, evaluate, main, train_and_evaluate
+from experiments.pathfinder import DEFAULT_CONFIG, evaluate, train_and_evaluate
 from experiments.tasks.pathfinder import make_task
 from tests.experiments.steps import step_shapes
 
@@ -37,13 +33,21 @@ def test_every_config_makes_a_training_step_of_its_own_shapes(name):
     step_shapes(load_config(variant(name)))
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize(
+    "name", ["", "reference", "conv_net", pytest.param("paper", marks=pytest.mark.slow)]
+)
 def test_every_config_trains_and_scores(name, tmp_path):
+    """What the smoke config does is tested at the command line."""
     config = load_config(variant(name), {**TINY, "data.cache": str(tmp_path / "data")})
-    result = train_and_evaluate(config, tmp_path / "run")
+    result = fit(make_task(config), config, tmp_path / "run")
     assert result["step"] == 2
     assert result["test"]["count"] == 2
     assert np.isfinite(result["test"]["loss"])
+
+
+def test_a_run_of_a_convolutional_net_ends_with_its_report(tmp_path):
+    config = load_config(variant("conv_net"), {**TINY, "data.cache": str(tmp_path / "data")})
+    train_and_evaluate(config, tmp_path / "run")
     assert (tmp_path / "run" / "report" / "report.html").stat().st_size > 10_000
 
 
@@ -65,19 +69,6 @@ def test_smoke_run_is_the_same_twice_and_can_be_scored_again(tmp_path, capsys):
     scores = evaluate(config, tmp_path / "first")
     assert scores["test"] == first["test"] == second["test"]
     assert "test" in capsys.readouterr().out
-
-
-def test_command_line_runs_smoke_and_its_other_modes(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    run = ["--workdir=run", "--config.train.steps=20", "--config.train.eval_every=10"]
-    assert main([f"--config={variant('smoke')}", *run]) == 0
-    assert main(["--mode=eval", "--workdir=run"]) == 0
-    assert main(["--mode=report", "--workdir=run"]) == 0
-    assert main(["--mode=replay", "--step=17", "--workdir=run"]) == 0
-    assert np.load("run/replay_17.npz")["image"].shape == (32, 32, 32)
-    assert (tmp_path / "run" / "replay_17.png").stat().st_size > 1000
-    result = json.loads((tmp_path / "run" / "result.json").read_text())
-    assert f"accuracy={result['test']['accuracy']:.6g}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -120,34 +111,3 @@ def test_values_that_a_baseline_refuses_are_named(fields, message):
 def test_unknown_variant_lists_the_known_ones():
     with pytest.raises(UserError, match="'smok' is unknown; choose one of .*smoke"):
         load_config(variant("smok"))
-
-
-def test_a_run_learns_from_files_and_is_scored_on_other_files(tmp_path, capsys):
-    data = {"window": 75.0, "padding": 6.0, "seed_distance": 12.0, "distractors": 3}
-    settings = PathfinderSettings(image_size=32, contour_length=3, **data)
-    counts = {"train": 40, "validation": 20, "test": 20}
-    made = export(settings, counts, tmp_path, "tfrecord", workers=0)
-    other = export(settings, {"test": 24}, tmp_path / "other", "png", seed=1, workers=0)
-    source = [
-        "--config.data.source=tfrecord",
-        f"--config.data.path={made}",
-        *(f"--config.data.{split}_count=-1" for split in counts),
-    ]
-    workdir = f"--workdir={tmp_path / 'run'}"
-    steps = [
-        "--config.train.steps=4",
-        "--config.train.batch_size=8",
-        "--config.optim.warmup_steps=1",
-    ]
-    assert main([f"--config={variant('smoke')}", workdir, *source, *steps]) == 0
-    capsys.readouterr()
-    elsewhere = [
-        "--config.data.source=folder",
-        f"--config.data.path={other / 'test'}",
-        "--config.data.train_count=0",
-        "--config.data.validation_count=0",
-        "--config.data.test_count=-1",
-    ]
-    assert main(["--mode=eval", workdir, *elsewhere]) == 0
-    shown = capsys.readouterr().out
-    assert "test" in shown and "accuracy=" in shown and "validation" not in shown

@@ -1,5 +1,6 @@
 """What the generated loops do besides the suite of all back ends: sizes, repeats, derivatives."""
 
+import functools
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ from common.kernels import CoupledTransition, GatedInput, linear_scan
 from common.kernels.cases import ScanCase, coupled_arguments, dense_arguments, random_array
 from common.kernels.native import foreign
 
+fast_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 SIZES = [
     ScanCase("one_channel", 3, (2, 3, 1), 3, "complex64"),
     ScanCase("tails_of_all_widths", 3, (2, 3, 31), 3, "complex64", initial=True),
@@ -28,7 +30,7 @@ SIZES = [
 def with_gradients(args: Any, backend: Any, case: ScanCase) -> Any:
     options: dict[str, Any] = {"reverse": case.reverse, "output": case.output}
 
-    @jax.jit
+    @fast_jit
     def run(args):
         states, pullback = jax.vjp(lambda a: linear_scan(*a, backend=backend, **options), args)
         rng = np.random.default_rng(1)
@@ -100,7 +102,7 @@ def test_second_derivatives_in_forward_mode(steps: int) -> None:
         def loss(args):
             return sum(jnp.sum(jnp.abs(s) ** 2) for s in linear_scan(*args, backend=backend))
 
-        return jax.jit(lambda a, d: jax.jvp(jax.grad(loss), (a,), (d,))[1])(args, towards)
+        return fast_jit(lambda a, d: jax.jvp(jax.grad(loss), (a,), (d,))[1])(args, towards)
 
     assert_same(curvature("native"), curvature("sequential"), 1e-5)
 

@@ -35,10 +35,11 @@ def state_names(model: SpectralClassifier) -> dict[str, tuple[str, ...]]:
 def state_histories(
     model: SpectralClassifier, variables: Mapping[str, PyTree], x: Array
 ) -> dict[str, Float[Array, "T b h w c n"]]:
-    """Returns every state of every spectral block in space, after each step.
+    """Returns the states of every recurrent block in space, after each step.
 
-    They are the states themselves, also those that are not read out; what `capture` calls 'states'
-    is what is read of them, times the gate of the read-out.
+    Of spectral blocks they are the states themselves, also those that are not read out; what
+    `capture` calls 'states' is what is read of them, times the gate of the read-out. Of other
+    recurrent blocks (the delta rule's memories, the pixels of `no_fft`) it is that: what is read.
 
     Gates differ between frequencies that a real map would have conjugate (those without a
     horizontal part), so that a state's spectrum is not quite that of a real map; as in the
@@ -54,7 +55,9 @@ def state_histories(
         del transition
         return jnp.stack([grid.maps(state) for state in states], -1)
 
-    return _looked_at(model, variables, x, in_space)
+    found, sown = _run(model, variables, x, in_space)
+    read = {name: parts["states"][0] for name, parts in sown.items() if "states" in parts}
+    return read | found
 
 
 def transition_matrices(
@@ -72,7 +75,7 @@ def transition_matrices(
         del grid
         return dense_matrix(transition.with_lanes(states[0].ndim - 1))
 
-    return _looked_at(model, variables, x, matrices)
+    return _run(model, variables, x, matrices)[0]
 
 
 def impulse_responses(
@@ -101,13 +104,13 @@ def impulse_responses(
         found = linear_scan(transition, (silence,) * len(states), initial)
         return jnp.stack([grid.maps(state) for state in found], -1)
 
-    return _looked_at(model, variables, x, response)
+    return _run(model, variables, x, response)[0]
 
 
-def _looked_at(
+def _run(
     model: SpectralClassifier, variables: Mapping[str, PyTree], x: Array, look: Look
-) -> dict[str, Array]:
-    """Runs the model and returns what `look` makes of each spectral block on the way."""
+) -> tuple[dict[str, Array], Mapping[str, Any]]:
+    """Runs the model; returns what `look` makes of each spectral block, and the intermediates."""
     transitions: dict[str, CoupledTransition] = {}
     found: dict[str, Array] = {}
 
@@ -123,5 +126,5 @@ def _looked_at(
 
     with nn.intercept_methods(watch):
         # All steps are kept where intermediates are.
-        model.apply(dict(variables), x, mutable=["intermediates"])
-    return found
+        _, sown = model.apply(dict(variables), x, mutable=["intermediates"])
+    return found, {k: v for k, v in sown["intermediates"].items() if isinstance(v, Mapping)}

@@ -58,6 +58,20 @@ def test_histories_are_what_is_read_before_the_gate(cssm_type: str) -> None:
     count = found["read"].shape[-1]
     np.testing.assert_allclose(0.5 * found["states"][..., :count], found["read"], rtol=1e-5)
     assert np.abs(found["states"]).max(axis=(0, 1, 2, 3, 4)).min() > 0.01
+
+
+@pytest.mark.parametrize("cssm_type", ["gdn", "no_fft"])
+def test_histories_of_other_recurrences_are_what_is_read(cssm_type: str) -> None:
+    model, variables, x = case(cssm_type)
+    both = fast_jit(lambda v, x: (state_histories(model, v, x), capture(model, v, x)[1]))
+    histories, captured = both(variables, x)
+    np.testing.assert_array_equal(histories["cssm_0"], captured["cssm_0/states"])
+    assert histories["cssm_0"].shape[:2] == (STEPS, 2)
+
+
+def test_a_block_without_states_has_no_history() -> None:
+    model, variables, x = case("spatial_attn")
+    assert fast_jit(lambda v, x: state_histories(model, v, x))(variables, x) == {}
     assert found["states"].shape[-1] == (1 if cssm_type == "gated" else 3)
 
 

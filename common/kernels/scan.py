@@ -76,7 +76,7 @@ def linear_scan(
     if problem.steps == 0:
         return problem.without_steps()
     if backend == "auto":
-        shared = suits(problem.walk, problem.sliced, problem.initial)
+        shared = suits(problem.walk, problem.shared, problem.sliced, problem.initial)
         choice = choose_backend(problem.steps, problem.lanes, shared_gates=shared)
         backend = cast(Backend, choice.backend)
     if backend == "associative":

@@ -21,7 +21,13 @@ from common.kernels.arrays import equally_varying
 from common.kernels.native import Plan, call_native, emit_backward, emit_forward
 from common.kernels.native import why_unavailable as why_no_code
 from common.kernels.scan_sequential import Walk, forward, scan_states
-from common.kernels.transitions import CoupledTransition, GatedInput, coupled_walk
+from common.kernels.transitions import (
+    CoupledTransition,
+    GatedInput,
+    coupled_walk,
+    gates_and_drives,
+    row_spectra,
+)
 
 REALS = {"float32": "float32", "float64": "float64"}
 REALS |= {"complex64": "float32", "complex128": "float64"}
@@ -44,22 +50,22 @@ class Operands(NamedTuple):
     initial: tuple[Array, ...]
 
 
-def why_unavailable(walk: Walk, sliced: PyTree, initial: PyTree) -> str | None:
+def why_unavailable(walk: Walk, shared: PyTree, sliced: PyTree, initial: PyTree) -> str | None:
     """Returns why the loops cannot take a recurrence here, or None where they can."""
     if reason := why_no_code():
         return reason
     if not isinstance(initial, tuple):
         return "it takes coupled transitions, not dense matrices"
-    if any(jnp.iscomplexobj(gate) for gate in _gates_of(walk, sliced)[1]):
+    if any(jnp.iscomplexobj(gate) for gate in gates_and_drives(walk, shared, sliced)[1]):
         return "it takes real gates"
     return None
 
 
-def suits(walk: Walk, sliced: PyTree, initial: PyTree) -> bool:
+def suits(walk: Walk, shared: PyTree, sliced: PyTree, initial: PyTree) -> bool:
     """Says whether the loops can take a recurrence here, with vectors along the channels."""
-    if why_unavailable(walk, sliced, initial):
+    if why_unavailable(walk, shared, sliced, initial):
         return False
-    return not _each_lane_is_a_row(_gates_of(walk, sliced)[1], initial[0].shape)
+    return not _each_lane_is_a_row(gates_and_drives(walk, shared, sliced)[1], initial[0].shape)
 
 
 def scan_native(walk: Walk, shared: PyTree, sliced: PyTree, initial: PyTree) -> PyTree:
@@ -68,16 +74,14 @@ def scan_native(walk: Walk, shared: PyTree, sliced: PyTree, initial: PyTree) -> 
     Raises:
         ValueError: the loops cannot take the recurrence on this platform.
     """
-    if reason := why_unavailable(walk, sliced, initial):
+    if reason := why_unavailable(walk, shared, sliced, initial):
         raise ValueError(f"backend 'native' is not available: {reason}")
     if initial[0].size == 0:
         return scan_states(walk, shared, sliced, initial)
     shared, sliced, initial = equally_varying((shared, sliced, initial))
-    (spectrum, constant), lanes, dtype = shared, initial[0].shape, initial[0].dtype
-    (local, coupled, input_gates), gates = _gates_of(walk, sliced)
-    held = (None if c is None else c[None] for c in constant)
-    drives = [sliced[i] if c is None else c for i, c in zip(_drives_of(walk), held, strict=True)]
-    own = spectrum if isinstance(spectrum, tuple) else (spectrum,) * len(initial)
+    lanes, dtype = initial[0].shape, initial[0].dtype
+    (local, coupled, input_gates), gates, drives = gates_and_drives(walk, shared, sliced)
+    own = row_spectra(shared[0], len(initial))
     used = list({id(x): x for x in own if x is not None}.values())
     numbers = tuple(next((i for i, x in enumerate(used) if x is own_x), None) for own_x in own)
     fold = Fold.of(gates, lanes)
@@ -91,17 +95,6 @@ def scan_native(walk: Walk, shared: PyTree, sliced: PyTree, initial: PyTree) -> 
         Form(local, coupled, input_gates, numbers, walk.reverse, walk.last_only), operands
     )
     return tuple(fold.unfold(s) for s in states)
-
-
-def _gates_of(walk: Walk, sliced: list[Array]) -> tuple[Any, list[Array]]:
-    """Returns (local, coupled, input gates) with numbers of gates, and the gates."""
-    *places, _ = getattr(walk.step, "layout", ((), (), (), ()))
-    used = sorted(set(jax.tree.leaves(places)))
-    return jax.tree.map(used.index, tuple(places)), [sliced[i] for i in used]
-
-
-def _drives_of(walk: Walk) -> tuple[int | None, ...]:
-    return getattr(walk.step, "layout", ((), (), (), ()))[-1]
 
 
 def _each_lane_is_a_row(gates: Sequence[Array], lanes: tuple[int, ...]) -> bool:

@@ -26,6 +26,7 @@ from jax.experimental.pallas import triton
 from common.array_types import Array, PyTree
 from common.kernels.arrays import equally_varying
 from common.kernels.scan_sequential import Walk
+from common.kernels.transitions import gates_and_drives
 
 TILE = 512
 """Complex numbers of one state in a tile, about."""
@@ -71,11 +72,8 @@ def scan_pallas(walk: Walk, shared: PyTree, sliced: PyTree, initial: PyTree) -> 
     if reason := why_unavailable(walk, initial):
         raise ValueError(f"backend 'pallas' is not available: {reason}")
     shared, sliced, initial = equally_varying((shared, sliced, initial))
-    (spectrum, constant), lanes = shared, initial[0].shape
-    layout = getattr(walk.step, "layout", None)
-    numbers, gates, varying = _sort(layout, sliced)
-    held = (None if c is None else c[None] for c in constant)
-    drives: Any = tuple(v if c is None else c for c, v in zip(held, varying, strict=True))
+    spectrum, lanes = shared[0], initial[0].shape
+    numbers, gates, drives = gates_and_drives(walk, shared, sliced)
     tiles = Tiles.of(lanes)
     arrays = (
         [tiles.gate(x) for x in gates],
@@ -173,15 +171,6 @@ def _power_of_two(n: int) -> int:
 def _pair(x: Array) -> Pair:
     x = x.astype(jnp.complex64)
     return x.real, x.imag
-
-
-def _sort(layout: Any, sliced: list[Array]) -> tuple[Any, list[Array], tuple]:
-    """Splits the sliced arrays of a coupled walk into gates, numbered, and drives."""
-    *gates, drives = layout
-    used = sorted(set(jax.tree.leaves(gates)))
-    numbers = jax.tree.map(used.index, tuple(gates))
-    varying = tuple(None if i is None else sliced[i] for i in drives)
-    return numbers, [sliced[i] for i in used], varying
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))

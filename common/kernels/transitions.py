@@ -157,6 +157,24 @@ def coupled_walk(
     return Walk(CoupledStep(layout)), (transition.spectrum, constant), sliced
 
 
+def gates_and_drives(
+    walk: Walk, shared: PyTree, sliced: list[Array]
+) -> tuple[Any, list[Array], tuple[Array, ...]]:
+    """Takes the arrays of a coupled recurrence apart, for back ends with a step of their own.
+
+    Returns:
+        (local, coupled, input gates) with the number of a gate in place of the gate, or None; the
+        gates; and the drives, each (t, ...) or (1, ...).
+    """
+    step, (_, constant) = walk.step, shared
+    assert isinstance(step, CoupledStep)
+    *places, drives = step.layout
+    used = sorted(set(jax.tree.leaves(places)))
+    numbers = jax.tree.map(used.index, tuple(places))
+    whole = (sliced[i] if c is None else c[None] for i, c in zip(drives, constant, strict=True))
+    return numbers, [sliced[i] for i in used], tuple(whole)
+
+
 def without_repeats(tree: PyTree) -> tuple[PyTree, list[Array]]:
     """Returns the tree with numbers for arrays, and the arrays: one in two places comes once."""
     numbers: dict[int, int] = {}

@@ -1,5 +1,11 @@
 """Layers that more than one package uses."""
 
+from common.nn.attention import (
+    DotProductAttention,
+    attend,
+    attention_weights,
+    average_values,
+)
 from common.nn.embeddings import LearnedMap, LearnedTime, NoEmbedding, SinusoidalTime
 from common.nn.norms import LayerNorm
 from common.nn.positions import (
@@ -13,12 +19,16 @@ from common.nn.positions import (
 )
 
 __all__ = [
+    "DotProductAttention",
     "LayerNorm",
     "LearnedMap",
     "LearnedTime",
     "NoEmbedding",
     "Rotary",
     "SinusoidalTime",
+    "attend",
+    "attention_weights",
+    "average_values",
     "no_rotation",
     "rotate_interleaved",
     "rotate_space",

@@ -8,7 +8,7 @@ from common.errors import UserError
 from common.train import fit, read_records
 from experiments.cli import load_config
 from experiments.models import make_model
-from experiments.pathfinder import DEFAULT_CONFIG, evaluate, train_and_evaluate
+from experiments.pathfinder import DEFAULT_CONFIG, RUNS, train_and_evaluate
 from experiments.tasks.pathfinder import make_task
 from tests.experiments.steps import step_shapes
 
@@ -66,7 +66,7 @@ def test_smoke_run_is_the_same_twice_and_can_be_scored_again(tmp_path, capsys):
     ]
     assert records[0] == records[1]
     assert len(records[0]) >= 6
-    scores = evaluate(config, tmp_path / "first")
+    scores = RUNS.evaluate(config, tmp_path / "first")
     assert scores["test"] == first["test"] == second["test"]
     assert "test" in capsys.readouterr().out
 

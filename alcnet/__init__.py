@@ -1,0 +1,1 @@
+"""ALCNet: an encoder whose attention maps are read by a convolutional net."""

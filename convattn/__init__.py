@@ -1,0 +1,1 @@
+"""ConvAttn: causal convolutions before attention, against attention alone."""

@@ -2,6 +2,12 @@
 
 from common.analysis import style
 from common.analysis.animation import states_gif
+from common.analysis.attention_figures import (
+    attention_maps,
+    kernel_profile,
+    loss_by_position,
+    offset_profile,
+)
 from common.analysis.attribution import (
     PathAttribution,
     input_gradient,
@@ -80,6 +86,7 @@ __all__ = [
     "accuracy_by_distance",
     "answers_over_time",
     "attention_by_offset",
+    "attention_maps",
     "attribution_maps",
     "attribution_over_time",
     "binned_accuracy",
@@ -106,13 +113,16 @@ __all__ = [
     "joint_gain",
     "kernel_gradients",
     "kernel_grid",
+    "kernel_profile",
     "knockouts",
     "learning_curves",
     "linear_probe",
     "logistic_regression",
+    "loss_by_position",
     "mean_magnitude",
     "mechanisms",
     "norm_correlation",
+    "offset_profile",
     "ov_eigenvalues",
     "parameter_gradients",
     "prefix_matching_score",

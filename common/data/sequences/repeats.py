@@ -18,9 +18,10 @@ class RepeatedSequences:
     of the one `period` before. Scored are the predictions from the second token of the first copy
     on; its first token is determined only for who counts, and is left out.
 
-    The period is `half_length`, at which attention to a fixed distance is enough and nothing needs
-    to be matched, or is drawn for each example from `shortest` to `half_length`, which only
-    matching tokens can solve; the copies then go on to the end.
+    The period is `half_length`, or is drawn for each example from `shortest` to `half_length`, and
+    the copies then go on to the end. With one period attention to a fixed distance is enough: one
+    layer with learned positions solves it and matches nothing. Only with several periods does a
+    solution show that tokens are matched.
 
     Without the context the best accuracy is 1 / vocabulary, the best loss ln(vocabulary).
 

@@ -13,7 +13,11 @@ Params = PyTree
 
 
 class Task(Protocol):
-    """Describes something to learn, without saying how it is trained."""
+    """Describes something to learn, without saying how it is trained.
+
+    A task may also have `derive(source, scores) -> scores`, which adds what follows from the means
+    over all examples of a source, such as a perplexity.
+    """
 
     @property
     def train_source(self) -> Source:
@@ -43,5 +47,9 @@ class Task(Protocol):
         ...
 
     def score(self, params: Params, batch: Batch, /) -> dict[str, Array]:
-        """Computes values of shape (b,) per example by name: 'loss', 'accuracy' (0 or 1), ..."""
+        """Computes values of shape (b,) per example by name: 'loss', 'accuracy' (0 or 1), ...
+
+        Where examples count differently in the means, 'weight' says how much, as the number of
+        scored tokens of a window does.
+        """
         ...

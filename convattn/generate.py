@@ -92,8 +92,9 @@ def prefix_logits(
         tokens: sequences.
         lengths: n lengths of prefixes, from 1 to t.
     """
-    apply = jax.jit(lambda variables, tokens: model.apply(variables, tokens)[:, -1])
-    return jnp.stack([apply(variables, tokens[:, :length]) for length in lengths], axis=1)
+    apply = jax.jit(model.apply)
+    rows = [apply(variables, tokens[:, :length])[:, -1] for length in lengths]
+    return jnp.stack(rows, axis=1)
 
 
 def _drawn(

@@ -7,6 +7,7 @@ from common.analysis.attention_figures import (
     kernel_profile,
     loss_by_position,
     offset_profile,
+    tap_profiles,
 )
 from common.analysis.attribution import (
     PathAttribution,
@@ -142,6 +143,7 @@ __all__ = [
     "states_over_time",
     "style",
     "svcca",
+    "tap_profiles",
     "temporal_attribution",
     "to_png",
     "traces",

@@ -3,6 +3,7 @@
 import textwrap
 from collections.abc import Mapping, Sequence
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
@@ -182,6 +183,28 @@ def kernel_profile(
     right.set(xlabel="offset in tokens", ylabel=f"{kernel.shape[1]} channels", yticks=[])
     right.set_title("Every channel")
     figure.colorbar(image, ax=right, label="weight", pad=0.02)
+    return figure
+
+
+@style.styled
+def tap_profiles(kernels: Mapping[str, Float[np.ndarray, "k c"]]) -> Figure:
+    """Draws where causal kernels of several lengths have their weight.
+
+    For each kernel the mean size of the weights over channels by offset, as a share of their sum.
+
+    Args:
+        kernels: by name, the last tap for the current token.
+    """
+    figure = style.new_figure(3.2)
+    axes = figure.subplots()
+    shades = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.85, len(kernels)))
+    for (name, kernel), shade in zip(kernels.items(), shades, strict=True):
+        size = np.abs(kernel).mean(1)
+        axes.plot(range(1 - len(size), 1), size / size.sum(), "o-", color=shade, label=name)
+    axes.set(xlabel="offset in tokens", ylabel="share of the weight", ylim=(0, None))
+    axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
+    axes.yaxis.set_major_formatter(style.percent_axis())
+    axes.legend(loc="upper left", ncols=2)
     return figure
 
 

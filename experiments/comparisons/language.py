@@ -35,13 +35,7 @@ LARGE: dict[str, dict[str, Any]] = {
     | {"data.context": 127},
 }
 """Larger vocabularies and lengths, by task."""
-LARGE_MODELS = (
-    "attention, 1 layer",
-    "attention, 2 layers",
-    CONVOLVED,
-    "x + causal conv + 1 layer",
-    "conv on keys",
-)
+LARGE_MODELS = ("attention, 1 layer", "attention, 2 layers", CONVOLVED, "conv on keys")
 
 TAPS = tuple(range(1, 10))
 
@@ -90,7 +84,8 @@ def members(
         quick: fields of all runs, to make them shorter.
     """
     kind = f"data={text['data.kind']}"
-    fields = {key: value for key, value in text.items() if key != "data.kind"} | quick
+    fields = {key: value for key, value in text.items() if key != "data.kind"}
+    fields |= quick
     found = []
     for seed in seeds:
         for task, data in SEQUENCES.items():

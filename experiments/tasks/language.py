@@ -44,6 +44,7 @@ class TextWindows(TokenWindows):
     """Windows of a text that know how many words and bytes their targets are.
 
     Attributes:
+        tokens: the whole row.
         words: words between white space of the text.
         bytes: bytes of its UTF-8.
         sha256: of those bytes.
@@ -51,6 +52,7 @@ class TextWindows(TokenWindows):
 
     def __init__(self, text: str, tokens: np.ndarray, context: int, stride: int):
         super().__init__(tokens, context, stride)
+        self.tokens = tokens
         facts = describe_text(text)
         self.words, self.bytes = int(facts["words"]), int(facts["bytes"])
         self.sha256 = str(facts["sha256"])
@@ -131,7 +133,8 @@ class LanguageTask:
         weights: Float[Array, "b t"] | Bool[Array, "b t"],
     ) -> CrossEntropy:
         """Returns losses (nats) of the predictions of tokens[:, 1:] and their weighted sum."""
-        features, table = self.model.apply({"params": params}, tokens[:, :-1], method="features")
+        found = self.model.apply({"params": params}, tokens[:, :-1], method="features")
+        features, table = cast(tuple[Array, Array], found)
         return linear_cross_entropy(features, table, tokens[:, 1:], weights)
 
 

@@ -143,3 +143,14 @@ def test_long_rows_are_averaged_over_parts_that_cover_them(log, length):
     if not log:
         gaps = np.diff(drawn.get_xdata())
         assert len(gaps) == min(length, 128) - 1 and (gaps.size == 0 or np.ptp(gaps) <= 1)
+
+
+def test_kernels_of_all_lengths_end_at_the_current_token():
+    kernels = {"2 taps": RNG.normal(size=(2, 5)), "4 taps": RNG.normal(size=(4, 5))}
+    (axes,) = analysis.tap_profiles(kernels).axes
+    drawn = lines(axes)
+    assert set(drawn) == set(kernels)
+    for name, kernel in kernels.items():
+        size = np.abs(kernel).mean(1)
+        np.testing.assert_array_equal(drawn[name].get_xdata(), range(1 - len(kernel), 1))
+        np.testing.assert_allclose(drawn[name].get_ydata(), size / size.sum())

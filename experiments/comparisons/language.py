@@ -24,6 +24,7 @@ MODELS = {
 }
 """Choices of the config for each model of the tables."""
 
+ONE, TWO = "attention, 1 layer", "attention, 2 layers"
 LEAKY = "symmetric conv + 1 layer (leaks)"
 CONVOLVED = "causal conv + 1 layer"
 
@@ -38,7 +39,7 @@ LARGE: dict[str, dict[str, Any]] = {
     | {"data.context": 127},
 }
 """Larger vocabularies and lengths, by task."""
-LARGE_MODELS = ("attention, 1 layer", "attention, 2 layers", CONVOLVED, "conv on keys")
+LARGE_MODELS = (ONE, TWO, CONVOLVED, "conv on keys")
 
 TAPS = tuple(range(1, 10))
 TEXT_TAPS = (1, 3, 5, 7, 9)

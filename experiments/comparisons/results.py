@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from common.array_types import PyTree
 from common.errors import UserError
-from common.train import read_records
+from common.train import read_records, restore_params
 from common.train.workdir import read_json
 from experiments.comparisons.language import Member
+from experiments.tasks.language import LanguageTask, make_task
 
 
 class Result(NamedTuple):
@@ -83,3 +85,47 @@ def mean_score(results: Sequence[Result], name: str) -> float:
     """Returns the mean of one score over runs, NaN where there is none."""
     values = [r.scores[name] for r in results]
     return statistics.mean(values) if values else float("nan")
+
+
+class Trained(NamedTuple):
+    """A trained model with its data.
+
+    Attributes:
+        result: what its run reached.
+        task: model and data.
+        params: parameters of the best checkpoint.
+    """
+
+    result: Result
+    task: LanguageTask
+    params: PyTree
+
+
+class Comparison:
+    """The finished runs of a comparison, and their models as they are asked for.
+
+    Args:
+        results: the runs.
+        out: folder that holds theirs.
+
+    Attributes:
+        results: the runs.
+    """
+
+    def __init__(self, results: Sequence[Result], out: Path):
+        self.results, self._out = results, out
+        self._trained: dict[str, Trained] = {}
+
+    def trained(self, part: str, task: str, model: str) -> Trained | None:
+        """Returns the first seed's model of a part of the comparison, if its run is done."""
+        found = of(self.results, part, task, model)
+        if not found:
+            return None
+        first = min(found, key=lambda r: r.member.seed)
+        folder = first.member.folder
+        if folder not in self._trained:
+            config = first.member.config()
+            made = make_task(config)
+            _, params = restore_params(made, config, self._out / folder)
+            self._trained[folder] = Trained(first, made, params)
+        return self._trained[folder]

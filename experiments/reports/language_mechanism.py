@@ -66,7 +66,7 @@ def add_heads(page: Page, runs: Comparison) -> None:
         profiles[model] = list(layers.values())[-1]
         if model in (TWO, CONVOLVED):
             weights = look.attention_weights(trained.task, trained.params, found.tokens[:1, :-1])
-            maps |= {f"{model}\n{name}": layer[0] for name, layer in weights.items()}
+            maps |= {f"{model}: {name}": layer[0] for name, layer in weights.items()}
         s = look.head_scores(trained.task, trained.params, found)
         rows.append(
             (model, f"{s.offset:+d}", f"{s.mass:.2f}", f"{s.induction:.2f}",

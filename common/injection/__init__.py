@@ -2,6 +2,7 @@
 
 Features to tokens: `VisionProjector`, `SpatialProjector`, `QueryResampler`, `PerceiverResampler`,
 `SlotResampler`. Tokens into a decoder: `ReplaceTokens` at its input, and before any layer by an
+`Injector`: `GatedCrossAttention`, `DisentangledLayer`, `PooledFiLM`. Public checkpoints: `from_hf`.
 """
 
 from common.injection.attention import GatedMLP, MultiHeadAttention
@@ -14,6 +15,7 @@ from common.injection.film_ensemble import (
     ensemble_prediction,
     for_members,
 )
+from common.injection.from_hf import from_hf
 from common.injection.gated_cross_attention import (
     GatedCrossAttention,
     GatedCrossAttentionStack,
@@ -137,6 +139,7 @@ __all__ = [
     "ensemble_prediction",
     "every_kth_layer",
     "for_members",
+    "from_hf",
     "gated_cross_attention",
     "generation_loss",
     "hard_negatives",

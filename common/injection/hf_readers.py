@@ -1,0 +1,398 @@
+"""What the public mechanisms' configs and tensors mean: a module, and a name for each parameter.
+
+Tables give the public name of each parameter by its path in the Flax module.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from common.array_types import Array
+from common.errors import DataError, shown
+from common.injection.attention import exact_gelu
+from common.injection.gated_cross_attention import (
+    GatedCrossAttentionStack,
+    ResampledCrossAttention,
+    gated_cross_attention,
+)
+from common.injection.mllama import MllamaSizes, mllama_decoder, mllama_schedule
+from common.injection.perceiver import PerceiverResampler, perceiver_resampler
+from common.injection.projector import MLPProjector, VisionProjector
+from common.injection.qformer import QueryResampler, qformer
+from common.injection.rope import HalfRotation, Llama3Scaling
+
+Config = Mapping[str, Any]
+Tensors = Mapping[str, np.ndarray]
+Names = dict[str, str]
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu": exact_gelu,
+    "gelu_new": jax.nn.gelu,
+    "gelu_pytorch_tanh": jax.nn.gelu,
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+    "swish": jax.nn.silu,
+}
+
+
+class Reading(NamedTuple):
+    """What a folder holds.
+
+    Attributes:
+        module: to be filled.
+        names: public name of each parameter, by its path.
+        inputs: shapes that the module can be initialised with.
+        method: that takes them.
+    """
+
+    module: nn.Module
+    names: Names
+    inputs: tuple[jax.ShapeDtypeStruct, ...]
+    method: str = "__call__"
+
+
+def qformer_name(name: str) -> str:
+    """Returns the name in a Blip2QFormerModel of a tensor of that or of a model around it."""
+    return re.sub(r"^(model\.)?(qformer\.)?", "", name)
+
+
+def idefics_name(name: str) -> str:
+    """Returns the name in an IdeficsModel."""
+    return name.removeprefix("model.")
+
+
+def mllama_name(name: str) -> str:
+    """Returns the name in a MllamaForCausalLM of a tensor of that or of a model around or in it."""
+    inner = re.sub(r"^(model\.language_model\.|language_model\.)?(model\.)?", "", name)
+    return inner if inner == "lm_head.weight" else f"model.{inner}"
+
+
+def llava_name(name: str) -> str:
+    """Returns the name in a LlavaModel."""
+    return name.removeprefix("model.")
+
+
+def read_qformer(config: Config, tensors: Tensors) -> Reading:
+    """Builds a Q-Former, with its queries where they are stored."""
+    where = ("qformer_config",)
+    depth, width = (
+        _count(config, name, default, where)
+        for name, default in (("num_hidden_layers", 12), ("hidden_size", 768))
+    )
+    every = _count(config, "cross_attention_frequency", 2, where)
+    text = bool(_field(config, "use_qformer_text_input", False, where))
+    module = qformer(
+        depth,
+        heads=_count(config, "num_attention_heads", 12, where),
+        hidden=_count(config, "intermediate_size", 3072, where),
+        every=every,
+        text=text,
+        activation=_activation(config, "hidden_act", "gelu", where),
+        epsilon=_number(config, "layer_norm_eps", 1e-12, where),
+    )
+    names = _norm("norm", "layernorm")
+    for n in range(depth):
+        names |= _qformer_layer(n, cross=n % every == 0, text=text)
+    features = _shape(1, 2, _count(config, "encoder_hidden_size", 1408, where))
+    if "query_tokens" not in tensors:
+        # One text token, if there is text, makes the net of the text come to life.
+        inputs = [_shape(1, 1, width), features, jax.ShapeDtypeStruct((1, 2), jnp.int32)]
+        return Reading(module, names, tuple(inputs + [_shape(1, 1, width)] * text))
+    if text:
+        raise DataError("a Q-Former with text is read without query_tokens; ignore that tensor")
+    count = tensors["query_tokens"].shape[1] if tensors["query_tokens"].ndim == 3 else 1
+    names = {f"qformer/{path}": name for path, name in names.items()}
+    names["query_tokens"] = "query_tokens"
+    return Reading(QueryResampler(module, width, count), names, (features,))
+
+
+def read_idefics(config: Config, tensors: Tensors) -> Reading:
+    """Builds a Perceiver resampler, gated cross-attention layers, or both, as tensors are there."""
+    perceiver = any(name.startswith("perceiver_resampler.") for name in tensors)
+    layers = [n for n in map(_gated_number, tensors) if n is not None]
+    if not perceiver and not layers:
+        raise DataError(
+            "no tensor is named 'perceiver_resampler...' or 'gated_cross_attn_layers...'; found "
+            f"{shown(', '.join(sorted(tensors)[:4]))}"
+        )
+    if not layers:
+        return _read_perceiver(config, tensors)
+    stack = _read_gated(config, tensors, 1 + max(layers))
+    if not perceiver:
+        return stack
+    resampler = _read_perceiver(config, tensors)
+    assert isinstance(resampler.module, PerceiverResampler)
+    assert isinstance(stack.module, GatedCrossAttentionStack)
+    names = {f"resampler/{path}": name for path, name in resampler.names.items()}
+    names |= {f"stack/{path}": name for path, name in stack.names.items()}
+    module = ResampledCrossAttention(resampler.module, stack.module)
+    return Reading(module, names, (stack.inputs[0], *resampler.inputs))
+
+
+def read_mllama(config: Config, tensors: Tensors) -> Reading:
+    """Builds a decoder."""
+    del tensors
+    where = ("text_config",)
+    depth, width = (
+        _count(config, name, default, where)
+        for name, default in (("num_hidden_layers", 40), ("hidden_size", 4096))
+    )
+    cross = _field(config, "cross_attention_layers", None, where)
+    cross = mllama_schedule(40) if cross is None else cross
+    if not isinstance(cross, list | tuple) or not all(type(n) is int for n in cross):
+        raise DataError(f"config.json: cross_attention_layers is {cross!r}; expected numbers")
+    sizes = MllamaSizes(
+        vocabulary=_count(config, "vocab_size", 128256, where),
+        width=width,
+        depth=depth,
+        heads=_count(config, "num_attention_heads", 32, where),
+        groups=_count(config, "num_key_value_heads", 8, where),
+        hidden=_count(config, "intermediate_size", 14336, where),
+        cross_layers=tuple(cross),
+        rotation=_rotation(config, where),
+        epsilon=_number(config, "rms_norm_eps", 1e-5, where),
+        activation=_activation(config, "hidden_act", "silu", where),
+    )
+    names = {
+        "embedding": "model.embed_tokens.weight",
+        "norm/scale": "model.norm.weight",
+        "head/kernel": "lm_head.weight",
+    }
+    for n in range(depth):
+        names |= _mllama_layer(n, cross=n in sizes.cross_layers)
+    inputs = jax.ShapeDtypeStruct((1, 2), jnp.int32), _shape(1, 2, width)
+    return Reading(mllama_decoder(sizes), names, inputs)
+
+
+def read_llava(config: Config, tensors: Tensors) -> Reading:
+    """Builds a projector with the selection of features."""
+    layers = config.get("vision_feature_layer", -2)
+    chosen = layers if isinstance(layers, list) else [layers]
+    strategy = config.get("vision_feature_select_strategy", "default")
+    if not chosen or not all(type(n) is int for n in chosen):
+        raise DataError(f"config.json: vision_feature_layer is {layers!r}; expected numbers")
+    if strategy not in ("default", "full"):
+        raise DataError(f"config.json: vision_feature_select_strategy is {strategy!r}")
+    stored = tensors.get("multi_modal_projector.linear_1.weight")
+    rows, columns = stored.shape if stored is not None and stored.ndim == 2 else (1, len(chosen))
+    width = _count(config, "hidden_size", rows, ("text_config",))
+    vision = _count(config, "hidden_size", columns // len(chosen), ("vision_config",))
+    bias = bool(config.get("multimodal_projector_bias", True))
+    projector = MLPProjector(width, bias, _activation(config, "projector_hidden_act", "gelu"))
+    names: Names = {}
+    for linear in ("linear_1", "linear_2"):
+        names |= _dense(f"projector/{linear}", f"multi_modal_projector.{linear}", bias)
+    selected = layers if isinstance(layers, int) else tuple(chosen)
+    module = VisionProjector(projector, selected, strategy)
+    return Reading(module, names, (_shape(1, 1, vision * len(chosen)),), method="project")
+
+
+def _read_perceiver(config: Config, tensors: Tensors) -> Reading:
+    where, stored = ("perceiver_config",), "perceiver_resampler"
+    latents = tensors.get(f"{stored}.latents", np.zeros((1, 1)))
+    width = latents.shape[-1]
+    up = tensors.get(f"{stored}.blocks.0.1.fc.weight", np.zeros((4 * width, 1)))
+    depth = _count(config, "resampler_depth", 6, where)
+    norms = _norms_of(
+        config, "qk_layer_norms_perceiver", tensors, f"{stored}.blocks.0.0.q_layer_norm"
+    )
+    module = perceiver_resampler(
+        _count(config, "resampler_n_latents", 64, where),
+        depth,
+        heads=_count(config, "resampler_n_heads", 16, where),
+        head_width=_count(config, "resampler_head_dim", 96, where),
+        hidden=up.shape[0],
+        qk_norms=norms,
+    )
+    names = {"latents": f"{stored}.latents"} | _norm("norm", f"{stored}.layer_norm")
+    for n in range(depth):
+        ours, attention, mlp = (
+            f"blocks_{n}",
+            f"{stored}.blocks.{n}.0",
+            f"{stored}.blocks.{n}.1",
+        )
+        names |= _norm(f"{ours}/latents_norm", f"{attention}.latents_layer_norm")
+        names |= _norm(f"{ours}/features_norm", f"{attention}.context_layer_norm")
+        names |= _projections(f"{ours}/attention", attention, "output_proj")
+        if norms:
+            for name in ("query", "key"):
+                public = f"{attention}.{name[0]}_layer_norm"
+                names |= _norm(f"{ours}/attention/{name}_norm", public)
+        names |= _norm(f"{ours}/mlp_norm", f"{mlp}.ln")
+        names |= _dense(f"{ours}/up", f"{mlp}.fc", bias=False)
+        names |= _dense(f"{ours}/down", f"{mlp}.c_proj", bias=False)
+    return Reading(module, names, (_shape(1, 2, width),))
+
+
+def _read_gated(config: Config, tensors: Tensors, depth: int) -> Reading:
+    where, first = ("text_config",), "gated_cross_attn_layers.0"
+    width = _count(config, "hidden_size", 4096, where)
+    heads = _count(config, "num_attention_heads", 32, where)
+    if width % heads:
+        raise ValueError(f"hidden_size is {width}; expected a multiple of {heads} heads")
+    norms = _norms_of(config, "qk_layer_norms", tensors, f"{first}.cross_attn.q_layer_norm")
+    key = tensors.get(f"{first}.cross_attn.k_proj.weight", np.zeros((1, 1)))
+    gate = tensors.get(f"{first}.alpha_cross_attn", np.zeros(1)).shape
+    if gate not in ((), (1,), (1, 1, width)):
+        raise DataError(f"{first}.alpha_cross_attn is {list(gate)}; expected one or one a channel")
+    if _activation(config, "hidden_act", "silu", where) is not jax.nn.silu:
+        raise DataError("config.json: hidden_act of gated cross-attention is not silu")
+    layers = [
+        gated_cross_attention(
+            heads,
+            width // heads,
+            hidden=_count(config, "intermediate_size", 11008, where),
+            qk_norms=norms,
+            gate_shape=gate,
+            epsilon=_number(config, "rms_norm_eps", 1e-6, where),
+        )
+        for _ in range(depth)
+    ]
+    names: Names = {}
+    for n in range(depth):
+        ours, public = f"layers_{n}", f"gated_cross_attn_layers.{n}"
+        names |= _gated_layer(ours, public, f"{public}.cross_attn", "layer_norm" if norms else None)
+        names[f"{ours}/attention_gate"] = f"{public}.alpha_cross_attn"
+        names[f"{ours}/mlp_gate"] = f"{public}.alpha_dense"
+    inputs = _shape(1, 2, width), _shape(1, 2, key.shape[-1])
+    return Reading(GatedCrossAttentionStack(tuple(layers)), names, inputs)
+
+
+def _qformer_layer(n: int, cross: bool, text: bool) -> Names:
+    ours, public = f"layers_{n}", f"encoder.layer.{n}"
+    names: Names = {}
+    blocks = [("attention", "attention")] + [("cross", "crossattention")] * cross
+    for block, stored in blocks:
+        for name in ("query", "key", "value"):
+            names |= _dense(f"{ours}/{block}/{name}", f"{public}.{stored}.attention.{name}")
+        names |= _dense(f"{ours}/{block}/out", f"{public}.{stored}.output.dense")
+        names |= _norm(f"{ours}/{block}/norm", f"{public}.{stored}.output.LayerNorm")
+    for block, suffix in [("query_mlp", "_query")] + [("text_mlp", "")] * text:
+        names |= _dense(f"{ours}/{block}/up", f"{public}.intermediate{suffix}.dense")
+        names |= _dense(f"{ours}/{block}/down", f"{public}.output{suffix}.dense")
+        names |= _norm(f"{ours}/{block}/norm", f"{public}.output{suffix}.LayerNorm")
+    return names
+
+
+def _mllama_layer(n: int, cross: bool) -> Names:
+    ours, public = f"layers_{n}", f"model.layers.{n}"
+    if cross:
+        names = _gated_layer(ours, public, f"{public}.cross_attn", "norm")
+        names[f"{ours}/attention_gate"] = f"{public}.cross_attn_attn_gate"
+        names[f"{ours}/mlp_gate"] = f"{public}.cross_attn_mlp_gate"
+        return names
+    names = _projections(ours, f"{public}.self_attn", "o_proj")
+    return names | _pre_norm_parts(ours, public)
+
+
+def _gated_layer(ours: str, public: str, attention: str, norms: str | None) -> Names:
+    """Names of a gated cross-attention layer but for its gates."""
+    names = _projections(f"{ours}/attention", attention, "o_proj") | _pre_norm_parts(ours, public)
+    if norms is not None:
+        for name in ("query", "key"):
+            stored = f"{attention}.{name[0]}_{norms}"
+            names |= _norm(f"{ours}/attention/{name}_norm", stored, bias=False)
+    return names
+
+
+def _pre_norm_parts(ours: str, public: str) -> Names:
+    """Names of the two norms and the gated feed-forward net."""
+    names = _norm(f"{ours}/attention_norm", f"{public}.input_layernorm", bias=False)
+    names |= _norm(f"{ours}/mlp_norm", f"{public}.post_attention_layernorm", bias=False)
+    for name in ("gate", "up", "down"):
+        names |= _dense(f"{ours}/mlp/{name}", f"{public}.mlp.{name}_proj", bias=False)
+    return names
+
+
+def _projections(ours: str, public: str, out: str) -> Names:
+    names = _dense(f"{ours}/out", f"{public}.{out}", bias=False)
+    for name in ("query", "key", "value"):
+        names |= _dense(f"{ours}/{name}", f"{public}.{name[0]}_proj", bias=False)
+    return names
+
+
+def _dense(ours: str, public: str, bias: bool = True) -> Names:
+    names = {f"{ours}/kernel": f"{public}.weight"}
+    return names | {f"{ours}/bias": f"{public}.bias"} if bias else names
+
+
+def _norm(ours: str, public: str, bias: bool = True) -> Names:
+    names = {f"{ours}/scale": f"{public}.weight"}
+    return names | {f"{ours}/bias": f"{public}.bias"} if bias else names
+
+
+def _gated_number(name: str) -> int | None:
+    found = re.match(r"gated_cross_attn_layers\.(\d{1,4})\.", name)
+    return int(found[1]) if found else None
+
+
+def _rotation(config: Config, where: tuple[str, ...]) -> HalfRotation:
+    """Returns the rotary positions, which newer and older configs describe under other names."""
+    rope = _field(config, "rope_parameters", None, where) or {}
+    rope = rope or _field(config, "rope_scaling", None, where) or {}
+    if not isinstance(rope, dict):
+        raise DataError(f"config.json: rope_parameters is {shown(rope)}")
+    theta = rope.get("rope_theta", _field(config, "rope_theta", 500_000.0, where))
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind == "default":
+        return HalfRotation(float(theta))
+    if kind != "llama3":
+        raise DataError(f"config.json: rope_type {shown(kind)}; expected 'default' or 'llama3'")
+    try:
+        scaling = Llama3Scaling(
+            float(rope["factor"]),
+            float(rope["low_freq_factor"]),
+            float(rope["high_freq_factor"]),
+            int(rope["original_max_position_embeddings"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"config.json: rope_parameters lacks a number: {error}") from None
+    return HalfRotation(float(theta), scaling)
+
+
+def _norms_of(config: Config, name: str, tensors: Tensors, tensor: str) -> bool:
+    """Tells whether there are norms of queries and keys: as the config says, else as stored."""
+    said = _field(config, name, None, ("perceiver_config", "text_config"))
+    return f"{tensor}.weight" in tensors if said is None else bool(said)
+
+
+def _field(config: Config, name: str, default: Any, where: tuple[str, ...] = ()) -> Any:
+    """Returns a field of the config's sections, or of the config itself, or the default."""
+    for section in (*(config.get(section) for section in where), config):
+        if isinstance(section, Mapping) and name in section:
+            return section[name]
+    return default
+
+
+def _count(config: Config, name: str, default: int, where: tuple[str, ...] = ()) -> int:
+    value = _field(config, name, default, where)
+    if type(value) is not int or value < 1:
+        raise DataError(f"config.json: {name} is {value!r}; expected a number from 1 on")
+    return value
+
+
+def _number(config: Config, name: str, default: float, where: tuple[str, ...]) -> float:
+    value = _field(config, name, default, where)
+    if type(value) not in (int, float):
+        raise DataError(f"config.json: {name} is {value!r}; expected a number")
+    return float(value)
+
+
+def _activation(
+    config: Config, name: str, default: str, where: tuple[str, ...] = ()
+) -> Callable[[Array], Array]:
+    value = _field(config, name, default, where)
+    if not isinstance(value, str) or value not in ACTIVATIONS:
+        raise DataError(
+            f"config.json: {name} is {value!r}; expected one of {', '.join(ACTIVATIONS)}"
+        )
+    return ACTIVATIONS[value]
+
+
+def _shape(*shape: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, jnp.float32)

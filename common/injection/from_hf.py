@@ -31,14 +31,11 @@ from common.array_types import PyTree
 from common.checkpoints.tensors import check_shapes, load_hf_tensors
 from common.errors import DataError, shown
 from common.files import StrPath, open_data_file
+from common.injection.hf_names import idefics_name, llava_name, mllama_name, qformer_name
 from common.injection.hf_readers import (
     Config,
     Reading,
     Tensors,
-    idefics_name,
-    llava_name,
-    mllama_name,
-    qformer_name,
     read_idefics,
     read_llava,
     read_mllama,

@@ -1,7 +1,4 @@
-"""What the public mechanisms' configs and tensors mean: a module, and a name for each parameter.
-
-Tables give the public name of each parameter by its path in the Flax module.
-"""
+"""What the public mechanisms' configs mean: a module, and the public name of each parameter."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -20,6 +17,14 @@ from common.injection.gated_cross_attention import (
     ResampledCrossAttention,
     gated_cross_attention,
 )
+from common.injection.hf_names import (
+    Names,
+    gated_names,
+    llava_names,
+    mllama_names,
+    perceiver_names,
+    qformer_names,
+)
 from common.injection.mllama import MllamaSizes, mllama_decoder, mllama_schedule
 from common.injection.perceiver import PerceiverResampler, perceiver_resampler
 from common.injection.projector import MLPProjector, VisionProjector
@@ -28,7 +33,6 @@ from common.injection.rope import HalfRotation, Llama3Scaling
 
 Config = Mapping[str, Any]
 Tensors = Mapping[str, np.ndarray]
-Names = dict[str, str]
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": exact_gelu,
@@ -56,27 +60,6 @@ class Reading(NamedTuple):
     method: str = "__call__"
 
 
-def qformer_name(name: str) -> str:
-    """Returns the name in a Blip2QFormerModel of a tensor of that or of a model around it."""
-    return re.sub(r"^(model\.)?(qformer\.)?", "", name)
-
-
-def idefics_name(name: str) -> str:
-    """Returns the name in an IdeficsModel."""
-    return name.removeprefix("model.")
-
-
-def mllama_name(name: str) -> str:
-    """Returns the name in a MllamaForCausalLM of a tensor of that or of a model around or in it."""
-    inner = re.sub(r"^(model\.language_model\.|language_model\.)?(model\.)?", "", name)
-    return inner if inner == "lm_head.weight" else f"model.{inner}"
-
-
-def llava_name(name: str) -> str:
-    """Returns the name in a LlavaModel."""
-    return name.removeprefix("model.")
-
-
 def read_qformer(config: Config, tensors: Tensors) -> Reading:
     """Builds a Q-Former, with its queries where they are stored."""
     where = ("qformer_config",)
@@ -95,9 +78,7 @@ def read_qformer(config: Config, tensors: Tensors) -> Reading:
         activation=_activation(config, "hidden_act", "gelu", where),
         epsilon=_number(config, "layer_norm_eps", 1e-12, where),
     )
-    names = _norm("norm", "layernorm")
-    for n in range(depth):
-        names |= _qformer_layer(n, cross=n % every == 0, text=text)
+    names = qformer_names(depth, every, text)
     features = _shape(1, 2, _count(config, "encoder_hidden_size", 1408, where))
     if "query_tokens" not in tensors:
         # One text token, if there is text, makes the net of the text come to life.
@@ -158,13 +139,7 @@ def read_mllama(config: Config, tensors: Tensors) -> Reading:
         epsilon=_number(config, "rms_norm_eps", 1e-5, where),
         activation=_activation(config, "hidden_act", "silu", where),
     )
-    names = {
-        "embedding": "model.embed_tokens.weight",
-        "norm/scale": "model.norm.weight",
-        "head/kernel": "lm_head.weight",
-    }
-    for n in range(depth):
-        names |= _mllama_layer(n, cross=n in sizes.cross_layers)
+    names = mllama_names(depth, sizes.cross_layers)
     inputs = jax.ShapeDtypeStruct((1, 2), jnp.int32), _shape(1, 2, width)
     return Reading(mllama_decoder(sizes), names, inputs)
 
@@ -184,12 +159,10 @@ def read_llava(config: Config, tensors: Tensors) -> Reading:
     vision = _count(config, "hidden_size", columns // len(chosen), ("vision_config",))
     bias = bool(config.get("multimodal_projector_bias", True))
     projector = MLPProjector(width, bias, _activation(config, "projector_hidden_act", "gelu"))
-    names: Names = {}
-    for linear in ("linear_1", "linear_2"):
-        names |= _dense(f"projector/{linear}", f"multi_modal_projector.{linear}", bias)
     selected = layers if isinstance(layers, int) else tuple(chosen)
     module = VisionProjector(projector, selected, strategy)
-    return Reading(module, names, (_shape(1, 1, vision * len(chosen)),), method="project")
+    inputs = (_shape(1, 1, vision * len(chosen)),)
+    return Reading(module, llava_names(bias), inputs, method="project")
 
 
 def _read_perceiver(config: Config, tensors: Tensors) -> Reading:
@@ -209,24 +182,7 @@ def _read_perceiver(config: Config, tensors: Tensors) -> Reading:
         hidden=up.shape[0],
         qk_norms=norms,
     )
-    names = {"latents": f"{stored}.latents"} | _norm("norm", f"{stored}.layer_norm")
-    for n in range(depth):
-        ours, attention, mlp = (
-            f"blocks_{n}",
-            f"{stored}.blocks.{n}.0",
-            f"{stored}.blocks.{n}.1",
-        )
-        names |= _norm(f"{ours}/latents_norm", f"{attention}.latents_layer_norm")
-        names |= _norm(f"{ours}/features_norm", f"{attention}.context_layer_norm")
-        names |= _projections(f"{ours}/attention", attention, "output_proj")
-        if norms:
-            for name in ("query", "key"):
-                public = f"{attention}.{name[0]}_layer_norm"
-                names |= _norm(f"{ours}/attention/{name}_norm", public)
-        names |= _norm(f"{ours}/mlp_norm", f"{mlp}.ln")
-        names |= _dense(f"{ours}/up", f"{mlp}.fc", bias=False)
-        names |= _dense(f"{ours}/down", f"{mlp}.c_proj", bias=False)
-    return Reading(module, names, (_shape(1, 2, width),))
+    return Reading(module, perceiver_names(depth, norms), (_shape(1, 2, width),))
 
 
 def _read_gated(config: Config, tensors: Tensors, depth: int) -> Reading:
@@ -253,77 +209,8 @@ def _read_gated(config: Config, tensors: Tensors, depth: int) -> Reading:
         )
         for _ in range(depth)
     ]
-    names: Names = {}
-    for n in range(depth):
-        ours, public = f"layers_{n}", f"gated_cross_attn_layers.{n}"
-        names |= _gated_layer(ours, public, f"{public}.cross_attn", "layer_norm" if norms else None)
-        names[f"{ours}/attention_gate"] = f"{public}.alpha_cross_attn"
-        names[f"{ours}/mlp_gate"] = f"{public}.alpha_dense"
     inputs = _shape(1, 2, width), _shape(1, 2, key.shape[-1])
-    return Reading(GatedCrossAttentionStack(tuple(layers)), names, inputs)
-
-
-def _qformer_layer(n: int, cross: bool, text: bool) -> Names:
-    ours, public = f"layers_{n}", f"encoder.layer.{n}"
-    names: Names = {}
-    blocks = [("attention", "attention")] + [("cross", "crossattention")] * cross
-    for block, stored in blocks:
-        for name in ("query", "key", "value"):
-            names |= _dense(f"{ours}/{block}/{name}", f"{public}.{stored}.attention.{name}")
-        names |= _dense(f"{ours}/{block}/out", f"{public}.{stored}.output.dense")
-        names |= _norm(f"{ours}/{block}/norm", f"{public}.{stored}.output.LayerNorm")
-    for block, suffix in [("query_mlp", "_query")] + [("text_mlp", "")] * text:
-        names |= _dense(f"{ours}/{block}/up", f"{public}.intermediate{suffix}.dense")
-        names |= _dense(f"{ours}/{block}/down", f"{public}.output{suffix}.dense")
-        names |= _norm(f"{ours}/{block}/norm", f"{public}.output{suffix}.LayerNorm")
-    return names
-
-
-def _mllama_layer(n: int, cross: bool) -> Names:
-    ours, public = f"layers_{n}", f"model.layers.{n}"
-    if cross:
-        names = _gated_layer(ours, public, f"{public}.cross_attn", "norm")
-        names[f"{ours}/attention_gate"] = f"{public}.cross_attn_attn_gate"
-        names[f"{ours}/mlp_gate"] = f"{public}.cross_attn_mlp_gate"
-        return names
-    names = _projections(ours, f"{public}.self_attn", "o_proj")
-    return names | _pre_norm_parts(ours, public)
-
-
-def _gated_layer(ours: str, public: str, attention: str, norms: str | None) -> Names:
-    """Names of a gated cross-attention layer but for its gates."""
-    names = _projections(f"{ours}/attention", attention, "o_proj") | _pre_norm_parts(ours, public)
-    if norms is not None:
-        for name in ("query", "key"):
-            stored = f"{attention}.{name[0]}_{norms}"
-            names |= _norm(f"{ours}/attention/{name}_norm", stored, bias=False)
-    return names
-
-
-def _pre_norm_parts(ours: str, public: str) -> Names:
-    """Names of the two norms and the gated feed-forward net."""
-    names = _norm(f"{ours}/attention_norm", f"{public}.input_layernorm", bias=False)
-    names |= _norm(f"{ours}/mlp_norm", f"{public}.post_attention_layernorm", bias=False)
-    for name in ("gate", "up", "down"):
-        names |= _dense(f"{ours}/mlp/{name}", f"{public}.mlp.{name}_proj", bias=False)
-    return names
-
-
-def _projections(ours: str, public: str, out: str) -> Names:
-    names = _dense(f"{ours}/out", f"{public}.{out}", bias=False)
-    for name in ("query", "key", "value"):
-        names |= _dense(f"{ours}/{name}", f"{public}.{name[0]}_proj", bias=False)
-    return names
-
-
-def _dense(ours: str, public: str, bias: bool = True) -> Names:
-    names = {f"{ours}/kernel": f"{public}.weight"}
-    return names | {f"{ours}/bias": f"{public}.bias"} if bias else names
-
-
-def _norm(ours: str, public: str, bias: bool = True) -> Names:
-    names = {f"{ours}/scale": f"{public}.weight"}
-    return names | {f"{ours}/bias": f"{public}.bias"} if bias else names
+    return Reading(GatedCrossAttentionStack(tuple(layers)), gated_names(depth, norms), inputs)
 
 
 def _gated_number(name: str) -> int | None:

@@ -86,7 +86,7 @@ VISIBLE = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 1], [1, 1, 1]], bool)
 VISIBLE = np.stack([VISIBLE, VISIBLE[::-1]])
 
 
-@pytest.mark.parametrize("shape", [(), (1,), (1, 1, 6)])
+@pytest.mark.parametrize("shape", [(), (1, 1, 6)])
 def test_a_gated_layer_begins_as_the_identity_and_learns(shape):
     module = gated(gate_shape=shape)
     variables = noisy(module, X, VISION)

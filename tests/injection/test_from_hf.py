@@ -283,12 +283,19 @@ def test_what_does_not_fit_is_refused_in_one_line(tmp_path, name, config, tensor
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "name", ["perceiver", "gated_cross_attention", "mllama", "llava", "qformer"]
-)
+MODULES = {
+    "perceiver": PerceiverResampler,
+    "gated_cross_attention": GatedCrossAttentionStack,
+    "mllama": MllamaDecoder,
+    "llava": VisionProjector,
+    "qformer": QFormer,
+}
+
+
+@pytest.mark.parametrize("name", MODULES)
 def test_the_family_is_known_by_the_tensors_alone(tmp_path, name):
     module, _ = from_hf(copied(tmp_path, name, {"model_type": None}))
-    assert type(module) is type(golden(name)[0])
+    assert isinstance(module, MODULES[name])
 
 
 @pytest.mark.parametrize(

@@ -180,9 +180,14 @@ def test_spatial_tokens_stand_before_the_patches():
     spatial = SpatialTokens(3, pooled_grids, DetailIntegrator(3), channels=4)
     module, grid = SpatialProjector(spatial, LinearProjector(3)), normal(0, 2, 5, 7, 2)
     variables = noisy(module, grid)
-    out = jax.jit(module.apply)(variables, grid)
+
+    @jax.jit
+    def both(params):
+        out = module.apply({"params": params}, grid)
+        return out, spatial.apply({"params": params["spatial"]}, grid)
+
+    out, own = both(variables["params"])
     assert out.shape == (2, 6 + 35, 3)
-    own = spatial.apply({"params": variables["params"]["spatial"]}, grid)
     np.testing.assert_allclose(out[:, :6], own, atol=1e-6)
     require_finite_gradients(module, variables, grid)
 

@@ -83,11 +83,12 @@ def test_the_order_of_features_does_not_matter():
 
 def test_slots_compete_and_any_number_may():
     variables, _ = made()
-    for count in (1, 5):
-        _, sown = MODULE.apply(
-            variables, FEATURES, normal(2, 2, count, 4), mutable=["intermediates"]
-        )
-        np.testing.assert_allclose(sown["intermediates"]["weights"][0].sum(1), 1, atol=1e-5)
+    look = jax.jit(
+        lambda noise: MODULE.apply(variables, FEATURES, noise, mutable=["intermediates"])
+    )
+    slots, sown = look(normal(2, 2, 5, 4))
+    assert slots.shape == (2, 5, 4)
+    np.testing.assert_allclose(sown["intermediates"]["weights"][0].sum(1), 1, atol=1e-5)
 
 
 def test_slot_attention_learns():

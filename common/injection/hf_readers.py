@@ -86,7 +86,7 @@ def read_qformer(config: Config, tensors: Tensors) -> Reading:
         return Reading(module, names, tuple(inputs + [_shape(1, 1, width)] * text))
     if text:
         raise DataError("a Q-Former with text is read without query_tokens; ignore that tensor")
-    count = tensors["query_tokens"].shape[1] if tensors["query_tokens"].ndim == 3 else 1
+    count = _stored_shape(tensors, "query_tokens", (1, 1, width))[1]
     names = {f"qformer/{path}": name for path, name in names.items()}
     names["query_tokens"] = "query_tokens"
     return Reading(QueryResampler(module, width, count), names, (features,))
@@ -153,8 +153,8 @@ def read_llava(config: Config, tensors: Tensors) -> Reading:
         raise DataError(f"config.json: vision_feature_layer is {layers!r}; expected numbers")
     if strategy not in ("default", "full"):
         raise DataError(f"config.json: vision_feature_select_strategy is {strategy!r}")
-    stored = tensors.get("multi_modal_projector.linear_1.weight")
-    rows, columns = stored.shape if stored is not None and stored.ndim == 2 else (1, len(chosen))
+    name = "multi_modal_projector.linear_1.weight"
+    rows, columns = _stored_shape(tensors, name, (1, len(chosen)))
     width = _count(config, "hidden_size", rows, ("text_config",))
     vision = _count(config, "hidden_size", columns // len(chosen), ("vision_config",))
     bias = bool(config.get("multimodal_projector_bias", True))
@@ -167,9 +167,9 @@ def read_llava(config: Config, tensors: Tensors) -> Reading:
 
 def _read_perceiver(config: Config, tensors: Tensors) -> Reading:
     where, stored = ("perceiver_config",), "perceiver_resampler"
-    latents = tensors.get(f"{stored}.latents", np.zeros((1, 1)))
-    width = latents.shape[-1]
-    up = tensors.get(f"{stored}.blocks.0.1.fc.weight", np.zeros((4 * width, 1)))
+    width = _count(config, "embed_dim", 768, ("vision_config",))
+    width = _stored_shape(tensors, f"{stored}.latents", (1, width))[1]
+    hidden = _stored_shape(tensors, f"{stored}.blocks.0.1.fc.weight", (4 * width, width))[0]
     depth = _count(config, "resampler_depth", 6, where)
     norms = _norms_of(
         config, "qk_layer_norms_perceiver", tensors, f"{stored}.blocks.0.0.q_layer_norm"
@@ -179,7 +179,7 @@ def _read_perceiver(config: Config, tensors: Tensors) -> Reading:
         depth,
         heads=_count(config, "resampler_n_heads", 16, where),
         head_width=_count(config, "resampler_head_dim", 96, where),
-        hidden=up.shape[0],
+        hidden=hidden,
         qk_norms=norms,
     )
     return Reading(module, perceiver_names(depth, norms), (_shape(1, 2, width),))
@@ -192,7 +192,7 @@ def _read_gated(config: Config, tensors: Tensors, depth: int) -> Reading:
     if width % heads:
         raise ValueError(f"hidden_size is {width}; expected a multiple of {heads} heads")
     norms = _norms_of(config, "qk_layer_norms", tensors, f"{first}.cross_attn.q_layer_norm")
-    key = tensors.get(f"{first}.cross_attn.k_proj.weight", np.zeros((1, 1)))
+    vision = _stored_shape(tensors, f"{first}.cross_attn.k_proj.weight", (1, 1))[1]
     gate = tensors.get(f"{first}.alpha_cross_attn", np.zeros(1)).shape
     if gate not in ((), (1,), (1, 1, width)):
         raise DataError(f"{first}.alpha_cross_attn is {list(gate)}; expected one or one a channel")
@@ -209,7 +209,7 @@ def _read_gated(config: Config, tensors: Tensors, depth: int) -> Reading:
         )
         for _ in range(depth)
     ]
-    inputs = _shape(1, 2, width), _shape(1, 2, key.shape[-1])
+    inputs = _shape(1, 2, width), _shape(1, 2, vision)
     return Reading(GatedCrossAttentionStack(tuple(layers)), gated_names(depth, norms), inputs)
 
 
@@ -279,6 +279,12 @@ def _activation(
             f"config.json: {name} is {value!r}; expected one of {', '.join(ACTIVATIONS)}"
         )
     return ACTIVATIONS[value]
+
+
+def _stored_shape(tensors: Tensors, name: str, default: tuple[int, ...]) -> tuple[int, ...]:
+    """Returns the shape of a tensor, or the default where it is missing or of another rank."""
+    shape = tensors[name].shape if name in tensors else default
+    return shape if len(shape) == len(default) and all(shape) else default
 
 
 def _shape(*shape: int) -> jax.ShapeDtypeStruct:

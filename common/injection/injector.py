@@ -52,7 +52,7 @@ class Injector(nn.Module):
     The decoder is used as it is: its call is intercepted where a chosen layer takes its input. A
     layer is known by its name among the decoder's sub-modules, such as 'layers_3'; it may be called
     through `__call__` or, for pieces of a sequence, through `extend`. Layers inside a lifted
-    transformation (`nn.scan`, `nn.remat` of the layer) cannot be reached so.
+    transformation (`nn.scan`, `nn.remat`) cannot be reached so: JAX complains of leaked tracers.
 
     Attributes:
         decoder: any module.

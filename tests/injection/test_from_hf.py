@@ -266,6 +266,12 @@ REFUSED = {
     ),
     "layers": ("llava", {"vision_feature_layer": []}, {}, r"vision_feature_layer is \[\]"),
     "two_layers": ("llava", {"vision_feature_layer": [1, 2]}, {}, r"expected \[16, 24\]"),
+    "rank": (
+        "perceiver",
+        {},
+        {"perceiver_resampler.latents": ONE},
+        r"latents is \[1\], expected \[",
+    ),
     "twin": (
         "perceiver",
         {},

@@ -103,6 +103,7 @@ def load_encoder(
     folder: StrPath,
     *,
     dropout: float | None = None,
+    attention_dropout: float | None = None,
     dtype: Any = jnp.float32,
     remat: bool = False,
     tell: Tell | None = None,
@@ -118,8 +119,9 @@ def load_encoder(
     Args:
         folder: A local folder, the name of an installed package that holds one, or the id of a
             model on the Hugging Face hub, which needs network or a filled cache.
-        dropout: Rate everywhere; by default the rates of config.json. It acts only where the
+        dropout: Rate of hidden states; by default that of config.json. It acts only where the
             encoder is called with deterministic=False.
+        attention_dropout: Rate of the maps, likewise.
         dtype: Of activations.
         remat: See `Encoder`.
         tell: Hears of missing and unused tensors; by default prints to standard error.
@@ -139,7 +141,9 @@ def load_encoder(
         raise DataError(f"{where}: lacks {len(missing)} tensors of the encoder: {_few(missing)}")
     pooler = not report.missing
     tensors = {k: v for k, v in tensors.items() if pooler or not k.startswith("pooler.")}
-    module = make_encoder(config, pooler=pooler, dropout=dropout, dtype=dtype, remat=remat)
+    rates = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": attention_dropout}
+    config |= {key: rate for key, rate in rates.items() if rate is not None}
+    module = make_encoder(config, pooler=pooler, dtype=dtype, remat=remat)
     check_shapes(tensors, expected_shapes(config, pooler), where)
     for line in report.lines():
         (tell or _print)(f"{where}: {line}")
@@ -215,15 +219,11 @@ def make_encoder(
     config: Mapping[str, Any],
     *,
     pooler: bool = True,
-    dropout: float | None = None,
     dtype: Any = jnp.float32,
     remat: bool = False,
 ) -> Encoder:
     """Builds the encoder that the fields of a Hugging Face config describe."""
-    rates = [
-        config[key] if dropout is None else dropout
-        for key in ("hidden_dropout_prob", "attention_probs_dropout_prob")
-    ]
+    rates = config["hidden_dropout_prob"], config["attention_probs_dropout_prob"]
     bert = config["model_type"] == "bert"
     epsilon = config["layer_norm_eps"]
     embeddings = Embeddings(
@@ -251,7 +251,7 @@ def make_encoder(
 
 
 def expected_shapes(config: Mapping[str, Any], pooler: bool = True) -> dict[str, tuple[int, ...]]:
-    """Returns the shape of every tensor of an encoder by its Hugging Face name, linear (out, in)."""
+    """Returns the shape of every tensor of an encoder by its name; linear layers are (out, in)."""
     d, hidden = config["hidden_size"], config["intermediate_size"]
     counts = ("vocab_size", "max_position_embeddings", "type_vocab_size")
     shapes: dict[str, tuple[int, ...]] = {

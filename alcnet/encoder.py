@@ -279,4 +279,4 @@ def _apply_layer(
 
 
 def _dense(width: int, dtype: Any, name: str) -> nn.Dense:
-    return nn.Dense(width, dtype=dtype, kernel_init=INIT, name=name)
+    return nn.Dense(width, dtype=dtype, kernel_init=nn.initializers.xavier_uniform(), name=name)

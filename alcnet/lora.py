@@ -15,9 +15,7 @@ from common.array_types import PRNGKey, PyTree
 QUERY_VALUE = r"attention/(query|value)/kernel"
 
 
-def init_adapters(
-    rng: PRNGKey, params: PyTree, rank: int, pattern: str = QUERY_VALUE
-) -> dict[str, PyTree]:
+def init_adapters(rng: PRNGKey, params: PyTree, rank: int, pattern: str = QUERY_VALUE) -> PyTree:
     """Draws adapters; B is zero, so that merging changes nothing yet.
 
     Args:
@@ -27,7 +25,7 @@ def init_adapters(
         pattern: regular expression that the path of a kernel, joined by '/', holds.
 
     Returns:
-        {'a': (in, r), 'b': (r, out)} by the joined path of each kernel.
+        A tree like the parameters, with {'a': (in, r), 'b': (r, out)} for each chosen kernel.
 
     Raises:
         ValueError: no kernel is matched, or the rank is below 1.
@@ -42,19 +40,18 @@ def init_adapters(
     if not kernels:
         raise ValueError(f"no kernel has {pattern!r} in its path")
     adapters = {}
-    for key, (path, kernel) in zip(
-        jax.random.split(rng, len(kernels)), kernels.items(), strict=True
-    ):
+    keys = jax.random.split(rng, len(kernels))
+    for key, (path, kernel) in zip(keys, kernels.items(), strict=True):
         rows, columns = kernel.shape
-        a = jax.random.normal(key, (rows, rank)) * rows**-0.5
-        adapters[path] = {"a": a, "b": jnp.zeros((rank, columns))}
-    return adapters
+        adapters[f"{path}/a"] = jax.random.normal(key, (rows, rank)) * rows**-0.5
+        adapters[f"{path}/b"] = jnp.zeros((rank, columns))
+    return unflatten_dict(adapters, sep="/")
 
 
-def merge(params: PyTree, adapters: dict[str, PyTree], scale: float = 16.0) -> PyTree:
+def merge(params: PyTree, adapters: PyTree, scale: float = 16.0) -> PyTree:
     """Returns the parameters with W + (scale / r) A B in place of each adapted W."""
-    flat = dict(flatten_dict(params, sep="/"))
-    for path, pair in adapters.items():
-        rank = pair["a"].shape[1]
-        flat[path] = flat[path] + (scale / rank) * (pair["a"] @ pair["b"]).astype(flat[path].dtype)
+    flat, pairs = dict(flatten_dict(params, sep="/")), flatten_dict(adapters, sep="/")
+    for path in {path.rpartition("/")[0] for path in pairs}:
+        a, b = pairs[f"{path}/a"], pairs[f"{path}/b"]
+        flat[path] = flat[path] + (scale / a.shape[1]) * (a @ b).astype(flat[path].dtype)
     return unflatten_dict(flat, sep="/")

@@ -56,11 +56,11 @@ class GatedFusion(nn.Module):
 
     @nn.compact
     def __call__(self, features: Features, deterministic: bool) -> Float[Array, "b k"]:
-        """Returns the logits in float32; the gate (b, 1) is sown as 'gate'."""
+        """Returns the logits in float32; the gate (b, 1) is sown as 'openness'."""
         direct, reading = _joined(features, self.direct), _joined(features, self.reading)
         gate = nn.Dense(1, bias_init=nn.initializers.constant(-2.0), name="gate")(reading)
         gate = jax.nn.sigmoid(gate)
-        self.sow("intermediates", "gate", gate)
+        self.sow("intermediates", "openness", gate)
         v = _logits(self.classes, "direct")(Dropout(self.dropout)(direct, deterministic))
         c = _logits(self.classes, "read")(Dropout(self.dropout)(reading, deterministic))
         return (1.0 - gate) * v + gate * c

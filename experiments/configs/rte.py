@@ -102,6 +102,7 @@ def _default() -> ConfigDict:
     config.train.keep_last = 1
     config.train.keep_best = 1
     config.train.max_skipped_steps = 0
+    config.train.refuse_one_class = True  # whether a model that answers one class is an error
     return config
 
 
@@ -114,6 +115,7 @@ def _smoke() -> ConfigDict:
     config.data.test_count = 100
     config.optim.warmup_steps = 5
     config.train.update(steps=30, log_every=10, eval_every=15, checkpoint_every=15)
+    config.train.refuse_one_class = False
     return config
 
 
@@ -124,10 +126,10 @@ def _rte() -> ConfigDict:
     config.model.update(pooling="mean", head_dropout=0.1, regions=(16, 8), features=128)
     config.data.update(source="tsv", path="data/rte", lengths=(48, 64, 96, 160))
     config.loss.update(smoothing=0.05, smoothing_start=0.1)
-    config.optim.update(learning_rate=1e-4, warmup_steps=47, layer_decay=0.9, branch_scale=5.0)
-    config.optim.update(frozen_layers=2, average_decay=0.99)
-    config.train.update(steps=468, batch_size=16, eval_batch_size=32, log_every=26)
-    config.train.update(eval_every=468, checkpoint_every=468)
+    config.optim.update(learning_rate=1e-4, warmup_steps=50, layer_decay=0.9, branch_scale=5.0)
+    config.optim.update(frozen_layers=0, average_decay=0.99)
+    config.train.update(steps=780, batch_size=16, eval_batch_size=32, log_every=26)
+    config.train.update(eval_every=780, checkpoint_every=780)
     return config
 
 

@@ -1,5 +1,6 @@
 """Encoders against the outputs of the Hugging Face modules, and what they do beside that."""
 
+import functools
 import importlib.util
 import json
 import shutil
@@ -27,6 +28,15 @@ def load(name, **options):
     return alcnet.load_encoder(GOLDEN / name, tell=quiet, **options)
 
 
+@functools.cache
+def compiled(module):
+    return jax.jit(module.apply)
+
+
+def run(module, *inputs):
+    return compiled(module)(*inputs)
+
+
 def expected(name):
     return dict(np.load(GOLDEN / name / "expected.npz"))
 
@@ -39,7 +49,7 @@ def close(actual, wanted, atol=ATOL):
 def test_outputs_are_those_of_the_reference(name):
     module, variables = load(name)
     want = expected(name)
-    out = module.apply(variables, want["input_ids"], want["attention_mask"], want["token_type_ids"])
+    out = run(module, variables, want["input_ids"], want["attention_mask"], want["token_type_ids"])
     assert len(out.hidden_states) == 3 and len(out.attentions) == 2
     close(out.last_hidden_state, want["last_hidden_state"])
     close(np.stack(out.attentions), want["attentions"])
@@ -52,7 +62,7 @@ def test_outputs_are_those_of_the_reference(name):
 def test_mask_and_types_are_ones_and_zeros_by_default():
     module, variables = load("bert_tiny")
     want = expected("bert_tiny")
-    out = module.apply(variables, want["input_ids"])
+    out = run(module, variables, want["input_ids"])
     close(out.last_hidden_state, want["nomask_last_hidden_state"])
     close(np.stack(out.attentions), want["nomask_attentions"])
 
@@ -65,7 +75,7 @@ def test_a_real_encoder_from_an_installed_package(capsys):
     assert "buffers: 1 tensor: embeddings.position_ids" in capsys.readouterr().err
     want = expected("minilm_l6")
     inputs = (want["input_ids"], want["attention_mask"], want["token_type_ids"])
-    out = jax.jit(module.apply)(variables, *inputs)
+    out = run(module, variables, *inputs)
     close(out.hidden_states[0], want["embeddings"], 1e-4)
     close(out.last_hidden_state, want["last_hidden_state"], 1e-4)
     close(out.pooler_output, want["pooler_output"], 1e-4)
@@ -85,7 +95,7 @@ def test_missing_and_unused_tensors_are_reported(tmp_path):
     module, variables = alcnet.load_encoder(tmp_path / "a", tell=told.append)
     assert "missing: 2 tensors: pooler.dense.weight" in told[-1]
     ids = expected("bert_tiny")["input_ids"]
-    assert module.apply(variables, ids).pooler_output is None
+    assert run(module, variables, ids).pooler_output is None
     drop(GOLDEN / "bert_tiny", tmp_path / "b", "encoder.layer.1.attention.self.key")
     with pytest.raises(DataError, match="lacks 2 tensors of the encoder: encoder.layer.1.att"):
         alcnet.load_encoder(tmp_path / "b")
@@ -162,10 +172,10 @@ def test_a_roberta_is_a_bert_whose_positions_start_behind_the_padding(tmp_path):
     assert any("not used: 1 tensor: lm_head.bias" in line for line in told)
     bert, bert_variables = load("bert_tiny")
     ids = np.array([[5, 17, 60, 9, 33]])
-    wanted = bert.apply(bert_variables, ids).last_hidden_state
-    close(module.apply(variables, ids).last_hidden_state, wanted)
+    wanted = run(bert, bert_variables, ids).last_hidden_state
+    close(run(module, variables, ids).last_hidden_state, wanted)
     left = np.concatenate([np.ones((1, 3), int), ids], 1)
-    out = module.apply(variables, left, (left != 1).astype(int))
+    out = run(module, variables, left, (left != 1).astype(int))
     close(out.last_hidden_state[:, 3:], wanted)
 
 
@@ -174,8 +184,8 @@ def test_padding_changes_nothing_of_the_real_tokens():
     want = expected("bert_tiny")
     ids, mask, types = (want[k][1:2] for k in ("input_ids", "attention_mask", "token_type_ids"))
     n = int(mask.sum())
-    whole = module.apply(variables, ids, mask, types)
-    short = module.apply(variables, ids[:, :n], None, types[:, :n])
+    whole = run(module, variables, ids, mask, types)
+    short = run(module, variables, ids[:, :n], None, types[:, :n])
     close(whole.last_hidden_state[:, :n], short.last_hidden_state, 5e-6)
     assert np.abs(np.stack(whole.attentions)[..., n:]).max() == 0
 
@@ -183,8 +193,8 @@ def test_padding_changes_nothing_of_the_real_tokens():
 def test_more_tokens_than_positions_and_unknown_ids():
     module, variables = load("bert_tiny")
     with pytest.raises(ValueError, match="25 tokens; the encoder has 24 positions"):
-        module.apply(variables, jnp.zeros((1, 25), int))
-    out = module.apply(variables, jnp.full((1, 3), 100))
+        run(module, variables, jnp.zeros((1, 25), int))
+    out = run(module, variables, jnp.full((1, 3), 100))
     assert np.isnan(out.last_hidden_state).all()
 
 
@@ -198,7 +208,7 @@ def test_layers_computed_again_have_the_same_gradient():
             out = module.apply({"params": params}, want["input_ids"], want["attention_mask"])
             return (out.last_hidden_state[:, 0] ** 2).sum() + (out.attentions[0] ** 2).sum()
 
-        return jax.grad(loss)(variables["params"])
+        return jax.jit(jax.grad(loss))(variables["params"])
 
     a, b = slope(plain), slope(again)
     worst = max(jax.tree.leaves(jax.tree.map(lambda x, y: jnp.abs(x - y).max(), a, b)))
@@ -213,8 +223,10 @@ def test_a_reader_keeps_what_it_makes_of_the_maps():
     def peaks(maps):
         return maps.max((2, 3))
 
-    out = module.apply(variables, want["input_ids"], want["attention_mask"], read=peaks)
-    whole = module.apply(variables, want["input_ids"], want["attention_mask"])
+    out = jax.jit(functools.partial(module.apply, read=peaks))(
+        variables, want["input_ids"], want["attention_mask"]
+    )
+    whole = run(module, variables, want["input_ids"], want["attention_mask"])
     assert out.attentions == ()
     close(np.stack(out.readings), np.stack(whole.attentions).max((3, 4)), 1e-6)
 
@@ -222,12 +234,14 @@ def test_a_reader_keeps_what_it_makes_of_the_maps():
 def test_dropout_acts_only_when_asked_for():
     module, variables = load("bert_tiny", dropout=0.5)
     ids = expected("bert_tiny")["input_ids"]
-    still = module.apply(variables, ids).last_hidden_state
+    still = run(module, variables, ids).last_hidden_state
     close(still, expected("bert_tiny")["nomask_last_hidden_state"])
-    drawn = [
-        module.apply(variables, ids, deterministic=False, rngs={"dropout": jax.random.key(seed)})
-        for seed in (0, 0, 1)
-    ]
+    noisy = jax.jit(
+        lambda variables, ids, key: module.apply(
+            variables, ids, deterministic=False, rngs={"dropout": key}
+        )
+    )
+    drawn = [noisy(variables, ids, jax.random.key(seed)) for seed in (0, 0, 1)]
     close(drawn[0].last_hidden_state, drawn[1].last_hidden_state, 0)
     assert np.abs(drawn[0].last_hidden_state - drawn[2].last_hidden_state).max() > 0.1
     assert np.abs(drawn[0].last_hidden_state - still).max() > 0.1
@@ -247,7 +261,7 @@ def test_dropout_keeps_the_mean():
 def test_half_precision_is_near():
     module, variables = load("bert_tiny", dtype=jnp.bfloat16)
     want = expected("bert_tiny")
-    out = module.apply(variables, want["input_ids"], want["attention_mask"], want["token_type_ids"])
+    out = run(module, variables, want["input_ids"], want["attention_mask"], want["token_type_ids"])
     assert out.last_hidden_state.dtype == jnp.bfloat16
     assert out.attentions[0].dtype == jnp.float32
     real = want["attention_mask"] != 0

@@ -1,11 +1,12 @@
-"""A small entailment task that is generated: who is where, by a premise of several facts.
+"""A small entailment task that is generated: which of a few facts are denied.
 
-    premise      the fox is in the barn . the mill holds the owl . the crow is in the shed .
-    hypothesis   the mill holds the fox
+    premise      yes the fox is in the barn . no the mill holds the owl .
+    hypothesis   the barn holds the fox
 
-Pairs 2k and 2k + 1 share the premise and the animal; the first names its place, the second that of
-another animal. All words of both hypotheses are in the premise, and how a fact is phrased is drawn
-at random. So lengths and overlap of words say nothing about the label: the words must be bound.
+Pairs 2k and 2k + 1 share the premise; the first asks for a fact that is stated, the second for one
+that is denied. All animals and places of a hypothesis are in the premise, and how a fact is phrased
+is drawn at random. So lengths and overlap of words say nothing about the label: yes and no must be
+bound to their facts.
 """
 
 import numpy as np
@@ -20,8 +21,9 @@ PLACES = tuple(
     "market castle stable attic".split()
 )
 PHRASES = ("the {animal} is in the {place}", "the {place} holds the {animal}")
+ANSWERS = ("yes", "no")
 CLASSES = ("entailment", "not_entailment")
-_WORDS = ("the", "is", "in", "holds", ".")
+_WORDS = ("the", "is", "in", "holds", ".", *ANSWERS)
 
 
 def make_facts(count: int, facts: int, seed: int) -> Pairs:
@@ -42,13 +44,15 @@ def make_facts(count: int, facts: int, seed: int) -> Pairs:
         rng = np.random.default_rng([seed % 2**63, number // 2])
         animals = rng.permutation(len(ANIMALS))[:facts]
         places = rng.permutation(len(PLACES))[:facts]
-        sentences = [_phrase(rng, a, p) for a, p in zip(animals, places, strict=True)]
-        asked, other = rng.permutation(facts)[:2]
-        place = places[asked if number % 2 == 0 else other]
-        if number % 2:
-            rng = np.random.default_rng([seed % 2**63, number // 2, 1])
+        denied = np.arange(facts) >= rng.integers(1, facts)  # at least one of each kind
+        order = rng.permutation(facts)
+        sentences = [
+            f"{ANSWERS[int(denied[i])]} {_phrase(rng, animals[i], places[i])}" for i in order
+        ]
+        asked = -1 if number % 2 else 0  # the last one is denied, the first one is not
+        phrases = np.random.default_rng([seed % 2**63, number // 2, 1 + number % 2])
         first.append(" . ".join(sentences) + " .")
-        second.append(_phrase(rng, animals[asked], place))
+        second.append(_phrase(phrases, animals[asked], places[asked]))
     labels = (np.arange(count) % 2).astype(np.int32)
     return Pairs(tuple(first), tuple(second), labels, CLASSES)
 

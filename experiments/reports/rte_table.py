@@ -154,6 +154,20 @@ def rte_table(runs: Runs) -> str:
     return "\n".join(lines) + "\n"
 
 
+def rows(runs: Runs) -> list[tuple[str, ...]]:
+    """Returns model, seeds, accuracy and both differences of every model, best mean first."""
+    trained = {key: run for key, run in runs.items() if not run.answers.one_class}
+    found = []
+    for model in sorted({key[0] for key in trained}, key=lambda m: -_mean(trained, m)):
+        values = _accuracies(trained, model)
+        spread = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
+        gaps = [difference(trained, model, other) for other in (PLAIN, ALL)]
+        cells = ["" if gap is None else _points(gap) for gap in gaps]
+        mean = f"{100 * statistics.mean(values):.1f}{spread} %"
+        found.append((describe(model), str(len(values)), mean, *cells))
+    return found
+
+
 def describe(branches: Sequence[str]) -> str:
     """Names a model by its parts: 'whole model', 'plain encoder', 'without cnn', ..."""
     chosen = tuple(branches)

@@ -1,5 +1,6 @@
 """Tokenised pairs as a source of training examples, padded to one of a few lengths."""
 
+import copy
 import functools
 import hashlib
 import os
@@ -116,6 +117,14 @@ class TokenPairs:
         """Returns the examples at `indices` (b,), as long as the longest of them needs."""
         longest = self.token_counts[indices].max()
         return self._batch(indices, next(n for n in self._lengths if n >= longest))
+
+    def first(self, count: int) -> "TokenPairs":
+        """Returns the first `count` pairs as a source of their own."""
+        part = copy.copy(self)
+        part.pairs, part.token_counts = self.pairs.take(np.arange(count)), self.token_counts[:count]
+        part._ids, part._types = self._ids[:count], self._types[:count]
+        part.__dict__.pop("_fingerprint", None)
+        return part
 
     def order(self, seed: int) -> Callable[[np.ndarray], np.ndarray]:
         """Returns the order of training, see `common.data.pipeline.Source`."""

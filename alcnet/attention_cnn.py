@@ -24,6 +24,10 @@ Modulation = tuple[Float[Array, "b c"], Float[Array, "b c"]]
 """gamma and beta of one place where FiLM acts."""
 
 
+OUTSIDE = -1e9
+"""Stands for a place that is no candidate for a maximum."""
+
+
 class SpatialConv(nn.Module):
     """Convolution over queries and keys, one kernel for all layers; zeros beyond the map.
 
@@ -206,10 +210,12 @@ def halve(
 
 
 def _masked_max(x: Array, mask: Array) -> Array:
-    """Returns the maximum (b, layers, c) over the places of the mask, 0 where there is none."""
-    inside = mask[:, None, :, :, None]
-    highest = jnp.max(jnp.where(inside, x, -jnp.inf), (2, 3))
-    return jnp.where(jnp.isfinite(highest), highest, 0.0)
+    """Returns the maximum (b, layers, c) over the places of the mask, 0 where there is none.
+
+    What is outside counts as a large negative number: with -inf, XLA's fused gradient is NaN.
+    """
+    highest = jnp.max(jnp.where(mask[:, None, :, :, None], x, OUTSIDE), (2, 3))
+    return jnp.where(jnp.any(mask, (1, 2))[:, None, None], highest, 0.0)
 
 
 def _inside(x: Array, mask: Array) -> Array:

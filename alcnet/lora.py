@@ -5,6 +5,7 @@ applied to the merged parameters. Source: Hu et al. 2021, "LoRA", section 4.1.
 """
 
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +35,7 @@ def init_adapters(rng: PRNGKey, params: PyTree, rank: int, pattern: str = QUERY_
         raise ValueError(f"rank is {rank}; expected 1 or more")
     kernels = {
         path: leaf
-        for path, leaf in flatten_dict(params, sep="/").items()
+        for path, leaf in _flat(params).items()
         if re.search(pattern, path) and leaf.ndim == 2
     }
     if not kernels:
@@ -50,8 +51,12 @@ def init_adapters(rng: PRNGKey, params: PyTree, rank: int, pattern: str = QUERY_
 
 def merge(params: PyTree, adapters: PyTree, scale: float = 16.0) -> PyTree:
     """Returns the parameters with W + (scale / r) A B in place of each adapted W."""
-    flat, pairs = dict(flatten_dict(params, sep="/")), flatten_dict(adapters, sep="/")
+    flat, pairs = _flat(params), _flat(adapters)
     for path in {path.rpartition("/")[0] for path in pairs}:
         a, b = pairs[f"{path}/a"], pairs[f"{path}/b"]
         flat[path] = flat[path] + (scale / a.shape[1]) * (a @ b).astype(flat[path].dtype)
     return unflatten_dict(flat, sep="/")
+
+
+def _flat(tree: PyTree) -> dict[str, Any]:
+    return dict(flatten_dict(tree, sep="/"))

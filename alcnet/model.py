@@ -146,13 +146,13 @@ class ALCNet(nn.Module):
         modulations: tuple[Modulation, ...] = ()
         if reading.pooled_states is not None:
             features["cls"] = reading.pooled_states
-        if self.statistics is not None:
+        if self.statistics is not None and reading.statistics is not None:
             features["stats"] = self.statistics(reading.statistics)
         if self.film is not None:
             if "stats" not in features:
                 raise ValueError("FiLM needs the statistics branch")
             modulations = self.film(features["stats"])
-        if self.cnn is not None:
+        if self.cnn is not None and reading.maps is not None and reading.mask is not None:
             maps = standardise(reading.maps, reading.mask)
             features["cnn"] = self.cnn(maps, reading.mask, modulations)
         return Decision(self.fusion(features, deterministic), features, modulations)

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from alcnet import Decision, Reading
+from alcnet import Reading
 from common.analysis import Page
 from common.array_types import PyTree
 from common.data.pairs import TokenPairs
@@ -58,9 +58,10 @@ class PairSubject:
     logits: np.ndarray
     labels: np.ndarray
 
-    def decide(self, params: PyTree) -> Decision:
-        """Returns what the model with these parameters makes of the pairs, as NumPy arrays."""
-        return decisions(self.task, params, self.source, self.config.train.eval_batch_size)
+    def modulated(self, params: PyTree) -> Any:
+        """Returns gamma and beta of every block for each pair, with other parameters."""
+        size = self.config.train.eval_batch_size
+        return decisions(self.task, params, self.source, size).modulations
 
     def read(self, params: PyTree, count: int = MAP_PAIRS) -> tuple[Reading, np.ndarray]:
         """Returns what the branches read of the first pairs, and the labels of these."""
@@ -74,8 +75,8 @@ class PairSubject:
         return jax.jit(read)(params), batch["label"]
 
 
-def decisions(task: Any, params: PyTree, source: TokenPairs, batch_size: int) -> Decision:
-    """Applies a model to every pair of a source; arrays are NumPy's."""
+def decisions(task: Any, params: PyTree, source: TokenPairs, batch_size: int) -> Any:
+    """Returns the `Decision` on every pair of a source, its arrays NumPy's."""
     decide = jax.jit(lambda params, batch: task.decide(params, batch))
     parts = []
     for batch in evaluation_batches(source, batch_size):

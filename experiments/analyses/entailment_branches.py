@@ -15,7 +15,9 @@ from common.analysis import (
     rv_coefficient,
 )
 from common.analysis.page import Page
+from common.checkpoints import CheckpointReader
 from common.errors import UserError
+from common.train import Workdir, restore_params
 from experiments.reports import rte_table
 from experiments.reports.measurements import Score
 from experiments.reports.wording import share
@@ -227,6 +229,33 @@ def add_film(page: Page, subject: Any) -> None:
     page.table(
         ("", "mean", "spread over channels", "spread over pairs", "explained by length"), rows
     )
+
+    history = film_history(subject)
+    if len(history) > 1:
+        page.paragraph(
+            "Over training, at the checkpoints that were kept: mean distance of gamma from 1 and "
+            "of beta from 0, and their spread over pairs."
+        )
+        page.table(
+            ("step", "|gamma - 1|", "|beta|", "gamma over pairs", "beta over pairs"), history
+        )
+
+
+def film_history(subject: Any) -> list[tuple[str, ...]]:
+    """Returns, for the beginning and each checkpoint, how far FiLM is from the identity."""
+    reader = CheckpointReader(Workdir(subject.workdir).checkpoints, subject.task.metric)
+    states = [(0, subject.initial)] + [
+        restore_params(subject.task, subject.config, subject.workdir, step)
+        for step in sorted(reader.newest_first())
+    ]
+    rows = []
+    for step, params in states:
+        pairs = [tuple(map(np.asarray, m)) for m in subject.modulated(params)]
+        gammas, betas = (np.concatenate(side, 1) for side in zip(*pairs, strict=True))
+        sizes = (np.abs(gammas - 1).mean(), np.abs(betas).mean())
+        spreads = (gammas.std(0).mean(), betas.std(0).mean())
+        rows.append((f"{step:,}", *(f"{v:.4f}" for v in (*sizes, *spreads))))
+    return rows
 
 
 def explained_by(x: np.ndarray, columns: np.ndarray) -> float:

@@ -33,7 +33,11 @@ def get_config(variant: str = "") -> ConfigDict:
 
 
 def _default() -> ConfigDict:
-    """A small encoder and all branches, from nothing, on generated facts."""
+    """A small encoder and all branches, from nothing, on generated facts.
+
+    Validation accuracy 90.6 % after 500 steps, 98.4 % after 750 and 99.8 % after 1,250, of a run of
+    2,500 (seed 0, 2026-11-22). With three facts it is at 65.8 % after 1,500.
+    """
     config = ConfigDict()
     config.seed = 0
 
@@ -67,8 +71,8 @@ def _default() -> ConfigDict:
     config.data.task = "rte"
     config.data.path = ""
     config.data.lengths = (48,)
-    config.data.facts = 3
-    config.data.train_count = 20_000
+    config.data.facts = 2
+    config.data.train_count = 40_000
     config.data.validation_count = 500
     config.data.test_count = 2_000
     config.data.seed = 0

@@ -90,7 +90,7 @@ def mean_vectors(task: Any) -> Vectors:
     def vectors(batch: dict[str, np.ndarray]) -> jax.Array:
         inputs = [batch[k] for k in ("input_ids", "attention_mask", "token_type_ids")]
         out = encoder.apply({"params": params}, *inputs)
-        return mean_of_tokens(out.last_hidden_state, batch["attention_mask"])
+        return mean_of_tokens(out.last_hidden_state, jnp.asarray(batch["attention_mask"]))
 
     return lambda batch: np.asarray(vectors(batch))
 

@@ -47,12 +47,13 @@ def make_facts(count: int, facts: int, seed: int) -> Pairs:
         denied = np.arange(facts) >= rng.integers(1, facts)  # at least one of each kind
         order = rng.permutation(facts)
         sentences = [
-            f"{ANSWERS[int(denied[i])]} {_phrase(rng, animals[i], places[i])}" for i in order
+            f"{ANSWERS[int(denied[i])]} {_phrase(rng, int(animals[i]), int(places[i]))}"
+            for i in order
         ]
         asked = -1 if number % 2 else 0  # the last one is denied, the first one is not
         phrases = np.random.default_rng([seed % 2**63, number // 2, 1 + number % 2])
         first.append(" . ".join(sentences) + " .")
-        second.append(_phrase(phrases, animals[asked], places[asked]))
+        second.append(_phrase(phrases, int(animals[asked]), int(places[asked])))
     labels = (np.arange(count) % 2).astype(np.int32)
     return Pairs(tuple(first), tuple(second), labels, CLASSES)
 

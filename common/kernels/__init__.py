@@ -3,6 +3,7 @@
 from common.kernels import goom
 from common.kernels.causal_conv import causal_conv, causal_conv_state, causal_conv_step
 from common.kernels.conv import correlate_2d
+from common.kernels.cross_entropy import CrossEntropy, linear_cross_entropy
 from common.kernels.film import film, film_parameters
 from common.kernels.goom import Goom, from_goom, to_goom
 from common.kernels.layer_norm import layer_norm
@@ -21,6 +22,7 @@ from common.kernels.transitions import CoupledTransition, GatedInput
 
 __all__ = [
     "CoupledTransition",
+    "CrossEntropy",
     "GatedInput",
     "Goom",
     "causal_conv",
@@ -35,6 +37,7 @@ __all__ = [
     "kernel_spectrum",
     "lay_out_kernel",
     "layer_norm",
+    "linear_cross_entropy",
     "linear_scan",
     "magnitude_bound",
     "mixing_conv_2d",

@@ -37,8 +37,9 @@ def evaluate(
         stop: Asked before every batch whether to break off.
 
     Returns:
-        The mean of every score and 'count'. A score that is 0 or 1 throughout, such as 'accuracy',
-        has its 95 % Wilson interval in '<name>_low' and '<name>_high'.
+        The mean of every score and 'count', and what the task derives from them. A score that is
+        0 or 1 throughout, such as 'accuracy', has its 95 % Wilson interval in '<name>_low' and
+        '<name>_high'.
 
     Raises:
         EvaluationStopped: `stop` said so.
@@ -51,4 +52,6 @@ def evaluate(
             if stop():
                 raise EvaluationStopped
             parts.append(sums(params, batch))
-    return summarise(jax.device_get(parts), len(source))
+    scores = summarise(jax.device_get(parts), len(source))
+    derive = getattr(task, "derive", None)
+    return scores if derive is None else derive(source, scores)

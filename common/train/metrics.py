@@ -12,6 +12,9 @@ from common.train.task import Batch, Params
 Z_95 = 1.959963984540054
 """Standard normal quantile at 0.975."""
 
+WEIGHT = "weight"
+"""Score that says how much an example counts in the means of the others."""
+
 BatchSums = dict[str, tuple[Array, Array]]
 """By score: the sum over a batch, and whether every value in it is 0 or 1."""
 
@@ -40,30 +43,41 @@ def make_batch_sums(
 
     Args:
         score: Gives values of shape (b,) by name. It does not see the entry 'mask' (b,) of the
-        batch,
-            which is False for padding.
+            batch, which is False for padding. The value 'weight', if there is one, says how much
+            each example counts in the means of the others.
     """
 
     def batch_sums(params: Params, batch: Batch) -> BatchSums:
         mask = batch["mask"]
         values = score(params, {name: x for name, x in batch.items() if name != "mask"})
-        return {name: _masked_sum(name, value, mask) for name, value in values.items()}
+        if WEIGHT not in values:
+            return {name: _masked_sum(name, value, mask) for name, value in values.items()}
+        weight = values.pop(WEIGHT)
+        never = jnp.zeros((), bool)
+        sums = {
+            name: (_masked_sum(name, weight * value, mask)[0], never)
+            for name, value in values.items()
+        }
+        return sums | {WEIGHT: (_masked_sum(WEIGHT, weight, mask)[0], never)}
 
     return jax.jit(batch_sums)
 
 
 def summarise(sums: Sequence[BatchSums], count: int) -> dict[str, float | int]:
-    """Turns the sums of all batches into means over `count` examples.
+    """Turns the sums of all batches into means over `count` examples, or over their weights.
 
     A score that is 0 or 1 for every example is a proportion: '<name>_low' and '<name>_high' bound
     it with 95 % confidence.
     """
+    totals = {name: math.fsum(float(batch[name][0]) for batch in sums) for name in sums[0]}
+    weight = totals.pop(WEIGHT, count)
     result: dict[str, float | int] = {}
-    for name in sums[0]:
-        total = math.fsum(float(batch[name][0]) for batch in sums)
-        result[name] = total / count
+    for name, total in totals.items():
+        result[name] = total / weight
         if all(bool(batch[name][1]) for batch in sums):
             result[f"{name}_low"], result[f"{name}_high"] = wilson_interval(total, count)
+    if WEIGHT in sums[0]:
+        result[WEIGHT] = weight
     return result | {"count": count}
 
 
@@ -71,7 +85,7 @@ def format_scores(scores: Mapping[str, float | int]) -> str:
     """Formats scores for a person: 'accuracy 0.91 (0.88 to 0.93), loss 0.21 on 500 examples'."""
     parts = []
     for name, value in scores.items():
-        if name.endswith(("_low", "_high")) or name == "count":
+        if name.endswith(("_low", "_high")) or name in (WEIGHT, "count"):
             continue
         low, high = scores.get(f"{name}_low"), scores.get(f"{name}_high")
         parts.append(f"{name} {value:.4g}" + ("" if low is None else f" ({low:.4g} to {high:.4g})"))

@@ -21,7 +21,9 @@ class Task(Protocol):
         learning_rate_scales(params) -> a tree like params, of numbers: the factor of the learning
             rate of each parameter; what has 0 is frozen and takes no optimizer state;
         loss_at(params, batch, rng, step) -> as `loss`, which it replaces in training: an objective
-            that changes with the number of finished steps.
+            that changes with the number of finished steps;
+        derive(source, scores) -> scores, to which it adds what follows from the means over all
+            examples of a source, such as a perplexity.
     """
 
     @property
@@ -52,7 +54,11 @@ class Task(Protocol):
         ...
 
     def score(self, params: Params, batch: Batch, /) -> dict[str, Array]:
-        """Computes values of shape (b,) per example by name: 'loss', 'accuracy' (0 or 1), ..."""
+        """Computes values of shape (b,) per example by name: 'loss', 'accuracy' (0 or 1), ...
+
+        Where examples count differently in the means, 'weight' says how much, as the number of
+        scored tokens of a window does.
+        """
         ...
 
 

@@ -176,7 +176,7 @@ def open_subject(
     _check_fit(task, params, settings.image_size, str(checkpoint))
     predictions = predict(task, params, images, BATCH)
     anatomy = find_anatomy(task, params)
-    run = Run(config, Path("."), task, params, [], {}, {}, "test", predictions, anatomy)
+    run = Run(config, Path("."), params, [], {}, {}, task, "test", predictions, anatomy)
     step = content.get("step")
     return Subject(Path(checkpoint), None if step is None else int(step), run, origin, scenes)
 

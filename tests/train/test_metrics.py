@@ -69,6 +69,31 @@ def test_what_padding_scores_does_not_matter():
     assert evaluate(Scored(score), {}, Numbers(), 4) == {"value": 1.0, "count": 3}
 
 
+def test_weights_say_how_much_an_example_counts(params):
+    source = GatheringSource(20, seed=5)
+
+    def score(params, batch):
+        del params
+        return {"value": batch["x"][:, 0], "weight": 1.0 + batch["label"]}
+
+    task = Scored(score)
+    scores = evaluate(task, params, source, 7)
+    weight = 1.0 + source.label
+    assert scores["value"] == pytest.approx(np.average(source.x[:, 0], weights=weight), rel=1e-5)
+    assert scores["weight"] == weight.sum()
+    assert set(scores) == {"value", "weight", "count"}
+    assert format_scores(scores).endswith(" on 20 examples")
+    assert "weight" not in format_scores(scores)
+
+
+def test_a_task_may_add_what_follows_from_the_means(params):
+    task = ToyTask()
+    task.derive = lambda source, scores: scores | {"perplexity": np.exp(scores["loss"])}
+    source = GatheringSource(20, seed=5)
+    scores = evaluate(task, params, source, 7)
+    assert scores["perplexity"] == pytest.approx(np.exp(scores["loss"]))
+
+
 def test_a_score_must_be_per_example(params):
     task = Scored(lambda params, batch: {"loss": jnp.zeros(())})
     with pytest.raises(ValueError, match=r"score 'loss' has shape \(\), expected \(5,\)"):

@@ -1,0 +1,131 @@
+"""What the runs of a comparison reached: read back, averaged over seeds, compared."""
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from common.array_types import PyTree
+from common.errors import UserError
+from common.train import read_records, restore_params
+from common.train.workdir import read_json
+from experiments.comparisons.language import Member
+from experiments.tasks.language import LanguageTask, make_task
+
+
+class Result(NamedTuple):
+    """One finished run.
+
+    Attributes:
+        member: which run.
+        scores: of the test data.
+        parameters: number of parameters.
+        steps_per_second: median over the log points.
+        seconds: wall time of training.
+        environment: content of environment.json.
+    """
+
+    member: Member
+    scores: dict[str, Any]
+    parameters: int
+    steps_per_second: float
+    seconds: float
+    environment: dict[str, Any]
+
+
+def read_results(chosen: Sequence[Member], out: Path) -> list[Result]:
+    """Reads the finished runs of a comparison.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = [_read(m, out / m.folder) for m in chosen if (out / m.folder / "result.json").exists()]
+    if not found:
+        raise UserError(f"{out} holds no finished run of this comparison")
+    return found
+
+
+def _read(member: Member, folder: Path) -> Result:
+    result = read_json(folder / "result.json")
+    speeds = [
+        record["timing"]["steps_per_second"]
+        for record in read_records(folder / "metrics.jsonl")
+        if record["split"] == "train" and "steps_per_second" in record.get("timing", {})
+    ]
+    return Result(
+        member,
+        result["test"],
+        result["parameters"],
+        statistics.median(speeds) if speeds else float("nan"),
+        result["timing"]["elapsed_seconds"],
+        read_json(folder / "environment.json"),
+    )
+
+
+def of(results: Sequence[Result], part: str, task: str, model: str | None = None) -> list[Result]:
+    """Returns the results of one part and task, of one model if one is named."""
+    return [
+        r
+        for r in results
+        if (r.member.part, r.member.task) == (part, task) and model in (None, r.member.model)
+    ]
+
+
+def spread(values: Sequence[float], digits: int = 3) -> str:
+    """Writes mean and standard deviation over seeds: '0.994 ± 0.003'; '-' where there is none."""
+    if not values:
+        return "-"
+    mean = f"{statistics.mean(values):.{digits}f}"
+    if len(values) == 1:
+        return mean
+    return f"{mean} ± {statistics.stdev(values):.{digits}f}"
+
+
+def mean_score(results: Sequence[Result], name: str) -> float:
+    """Returns the mean of one score over runs, NaN where there is none."""
+    values = [r.scores[name] for r in results]
+    return statistics.mean(values) if values else float("nan")
+
+
+class Trained(NamedTuple):
+    """A trained model with its data.
+
+    Attributes:
+        result: what its run reached.
+        task: model and data.
+        params: parameters of the best checkpoint.
+    """
+
+    result: Result
+    task: LanguageTask
+    params: PyTree
+
+
+class Comparison:
+    """The finished runs of a comparison, and their models as they are asked for.
+
+    Args:
+        results: the runs.
+        out: folder that holds theirs.
+
+    Attributes:
+        results: the runs.
+    """
+
+    def __init__(self, results: Sequence[Result], out: Path):
+        self.results, self._out = results, out
+        self._trained: dict[str, Trained] = {}
+
+    def trained(self, part: str, task: str, model: str) -> Trained | None:
+        """Returns the first seed's model of a part of the comparison, if its run is done."""
+        found = of(self.results, part, task, model)
+        if not found:
+            return None
+        first = min(found, key=lambda r: r.member.seed)
+        folder = first.member.folder
+        if folder not in self._trained:
+            config = first.member.config()
+            made = make_task(config)
+            _, params = restore_params(made, config, self._out / folder)
+            self._trained[folder] = Trained(first, made, params)
+        return self._trained[folder]

@@ -1,11 +1,8 @@
 """The report of an entailment run: its score beside what needs no training, curves, mistakes."""
 
-import json
-import shlex
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -13,8 +10,6 @@ from alcnet import find_folder
 from common.analysis import Page, comparison, learning_curves
 from common.array_types import PyTree
 from common.data.pairs import FolderTokens
-from common.train import parameter_count, read_records
-from common.train.workdir import read_json
 from experiments.reports.measurements import Score
 from experiments.reports.pair_answers import (
     Answers,
@@ -24,7 +19,8 @@ from experiments.reports.pair_answers import (
     save_answers,
 )
 from experiments.reports.pair_baselines import EXPLANATIONS, baselines, score_answers
-from experiments.reports.wording import duration, interval, share
+from experiments.reports.record import RunRecord, add_facts, read_record
+from experiments.reports.wording import interval, share
 
 MODEL = "this model"
 SHOWN = 8
@@ -49,16 +45,16 @@ def write_report(config: ConfigDict, workdir: str | Path, task: Any, params: PyT
     Raises:
         UserError: all answers are one class and the config refuses that; the page is written.
     """
-    workdir = Path(workdir)
+    run = read_record(config, Path(workdir), params)
     split, source = held_out(task)
     answers = answer(task, params, source, config.train.eval_batch_size)
-    save_answers(answers, workdir)
+    save_answers(answers, run.workdir)
     page = Page(f"Entailment: {', '.join(config.model.branches)}")
     add_result(page, config, task, split, answers)
-    add_curves(page, workdir, answers)
+    add_curves(page, run, answers)
     add_mistakes(page, source.pairs, answers, split)
-    add_facts(page, config, workdir, params)
-    path = page.write(workdir / "report" / "report.html")
+    add_facts(page, run, "experiments.rte", "pairs")
+    path = page.write(run.workdir / "report" / "report.html")
     if config.train.refuse_one_class:
         require_two_classes(answers, source.pairs.classes)
     return path
@@ -112,17 +108,16 @@ def baselines_of(config: ConfigDict, task: Any, split: str) -> dict[str, Score]:
     return baselines(task, task.eval_sources[split], Path(config.data.cache), sentences)
 
 
-def add_curves(page: Page, workdir: Path, answers: Answers) -> None:
+def add_curves(page: Page, run: RunRecord, answers: Answers) -> None:
     """Adds loss and accuracy over the training steps."""
-    records = read_records(workdir / "metrics.jsonl")
-    if not any(r["split"] == "train" and "accuracy" in r for r in records):
+    if not any(r["split"] == "train" and "accuracy" in r for r in run.records):
         return
     page.section("Learning")
     page.paragraph(
         "Loss and accuracy over the training steps; the loss in training is the smoothed one. "
         f"Where guessing the more frequent class gives {share(_majority(answers))}."
     )
-    figure = learning_curves(records, chance=_majority(answers))
+    figure = learning_curves(run.records, chance=_majority(answers))
     page.figure(figure, "learning_curves", "Loss and accuracy over the training steps")
 
 
@@ -146,35 +141,3 @@ def add_mistakes(page: Page, pairs: Any, answers: Answers, split: str) -> None:
     ]
     if rows:
         page.table(("sure by", "answer", "pair"), rows)
-
-
-def add_facts(page: Page, config: ConfigDict, workdir: Path, params: PyTree) -> None:
-    """Adds size, time, hardware, versions, commands and settings."""
-    environment = _read(workdir / "environment.json")
-    records = read_records(workdir / "metrics.jsonl")
-    seconds = records[-1].get("timing", {}).get("elapsed_seconds") if records else None
-    versions = environment.get("packages", {})
-    facts = {
-        "branches": ", ".join(config.model.branches),
-        "parameters": f"{parameter_count(params):,}",
-        "training": f"{config.train.steps:,} steps of {config.train.batch_size} pairs",
-        "seed": config.seed,
-        "wall time": None if seconds is None else duration(seconds),
-        "hardware": f"{environment.get('cpu')}, {environment.get('cpu_cores')} cores"
-        if environment
-        else None,
-        "started": environment.get("start_time"),
-        "packages": ", ".join(f"{name} {version}" for name, version in versions.items()),
-        "commit of the code": environment.get("git_commit"),
-        "command": environment.get("command"),
-        "this page again": "python -m experiments.rte --mode=report "
-        f"--workdir={shlex.quote(str(workdir))}",
-        "device": jax.devices()[0].device_kind,
-    }
-    page.section("The run")
-    page.facts({name: value for name, value in facts.items() if value not in (None, "")})
-    page.details("All settings", json.dumps(config.to_dict(), indent=2, default=str))
-
-
-def _read(file: Path) -> dict[str, Any]:
-    return read_json(file) if file.is_file() else {}

@@ -1,6 +1,7 @@
 """A model of pairs taken apart, on one page: ablations, branches, probes, FiLM, gradients, maps."""
 
 import dataclasses
+import functools
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -21,6 +22,7 @@ from experiments.analyses import entailment_branches, entailment_gradients
 from experiments.reports.pair_answers import held_out
 from experiments.reports.pair_baselines import score_answers
 from experiments.reports.wording import interval, share
+from experiments.tasks.rte import INPUTS
 
 MAX_PAIRS = 1_000
 """Pairs of the held-out set that are looked at, at most."""
@@ -44,6 +46,7 @@ class PairSubject:
         modulations: (gamma, beta) of each block, (n, c) each.
         logits: (n, 2).
         labels: (n,).
+        decide: gives the compiled `Decision` on a batch.
     """
 
     config: ConfigDict
@@ -57,27 +60,33 @@ class PairSubject:
     modulations: tuple[tuple[np.ndarray, np.ndarray], ...]
     logits: np.ndarray
     labels: np.ndarray
+    decide: Callable[[PyTree, Any], Any]
 
     def modulated(self, params: PyTree) -> Any:
         """Returns gamma and beta of every block for each pair, with other parameters."""
         size = self.config.train.eval_batch_size
-        return decisions(self.task, params, self.source, size).modulations
+        return decisions(self.decide, params, self.source, size).modulations
 
     def read(self, params: PyTree, count: int = MAP_PAIRS) -> tuple[Reading, np.ndarray]:
         """Returns what the branches read of the first pairs, and the labels of these."""
         batch = self.source.__getitems__(np.arange(min(count, len(self.source))))
-        inputs = [batch[k] for k in ("input_ids", "attention_mask", "token_type_ids")]
+        inputs = [batch[k] for k in INPUTS]
+        return self._read(jax.device_get(params), inputs), batch["label"]
 
-        def read(params: PyTree) -> Reading:
+    @functools.cached_property
+    def _read(self) -> Callable[[PyTree, Any], Reading]:
+        def read(params: PyTree, inputs: Any) -> Reading:
             variables = {"params": self.task.model_params(params)}
             return self.task.model.apply(variables, *inputs, method="read")[0]
 
-        return jax.jit(read)(params), batch["label"]
+        return jax.jit(read)
 
 
-def decisions(task: Any, params: PyTree, source: TokenPairs, batch_size: int) -> Any:
+def decisions(
+    decide: Callable[[PyTree, Any], Any], params: PyTree, source: TokenPairs, batch_size: int
+) -> Any:
     """Returns the `Decision` on every pair of a source, its arrays NumPy's."""
-    decide = jax.jit(lambda params, batch: task.decide(params, batch))
+    params = jax.device_get(params)  # wherever they come from, compiled once
     parts = []
     for batch in evaluation_batches(source, batch_size):
         mask = batch.pop("mask")
@@ -94,11 +103,12 @@ def open_subject(config: ConfigDict, workdir: Path, task: Any) -> PairSubject:
         source = source.first(MAX_PAIRS)
     initial_key, _ = jax.random.split(jax.random.key(config.seed))
     initial = jax.jit(task.init)(initial_key)
-    found = decisions(task, params, source, config.train.eval_batch_size)
+    decide = jax.jit(lambda params, batch: task.decide(params, batch))
+    found = decisions(decide, params, source, config.train.eval_batch_size)
     return PairSubject(
         config, workdir, task, params, initial, split, source,
         found.features, found.modulations, np.asarray(found.logits),
-        np.asarray(source.pairs.labels),
+        np.asarray(source.pairs.labels), decide,
     )  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """Where the CNN presses: gradients into queries, keys and values, and on the maps themselves."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -11,46 +12,58 @@ from common.analysis import linear_probe, style
 from common.analysis.page import Page
 from common.array_types import Array, PyTree
 from experiments.reports.wording import share
+from experiments.tasks.rte import INPUTS
 
 PARTS = ("query", "key", "value")
 PAIRS = 32
 """Pairs whose gradients are averaged."""
 
 
-def flow(subject: Any, branch: str | None) -> np.ndarray:
+READ_FIELDS = {"cls": "pooled_states", "cnn": "maps", "stats": "statistics"}
+"""What each branch reads of the encoder."""
+
+
+def flow(subject: Any, branches: Sequence[str | None]) -> list[np.ndarray]:
     """Returns the norms (layers, 3) of the loss's gradient at the kernels of Q, K and V.
 
     Args:
         subject: model and pairs.
-        branch: the branch whose features carry the gradient, 'cls', 'cnn' or 'stats'; FiLM's way
-            through the CNN counts as the CNN's. None for all.
+        branches: of each result, the branch whose features carry the gradient, 'cls', 'cnn' or
+            'stats'; FiLM's way through the CNN counts as the CNN's. None for all.
     """
     batch = subject.source.__getitems__(np.arange(min(PAIRS, len(subject.source))))
+    model = subject.task.model
 
-    def loss(params: PyTree) -> Array:
-        model, variables = subject.task.model, {"params": params}
-        inputs = [batch[k] for k in ("input_ids", "attention_mask", "token_type_ids")]
-        reading = model.apply(variables, *inputs, method="read")[0]
-        fields = {"cls": "pooled_states", "cnn": "maps", "stats": "statistics"}
-        if branch is not None:
-            cut = {
-                field: jax.lax.stop_gradient(getattr(reading, field))
-                for name, field in fields.items()
-                if name != branch and getattr(reading, field) is not None
-            }
-            reading = reading.replace(**cut)
-        logits = model.apply(variables, reading, method="decide").logits
+    def loss(params: PyTree, held: dict[str, Array]) -> Array:
+        variables = {"params": params}
+        reading = model.apply(variables, *(batch[k] for k in INPUTS), method="read")[0]
+        cut = {}
+        for name, field in READ_FIELDS.items():
+            value = getattr(reading, field)
+            if value is not None:
+                cut[field] = jnp.where(held[name], jax.lax.stop_gradient(value), value)
+        logits = model.apply(variables, reading.replace(**cut), method="decide").logits
         chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), batch["label"][:, None], 1)
         return -chosen.mean()
 
-    slopes = jax.jit(jax.grad(loss))(subject.task.model_params(subject.params))["encoder"]
-    layers = sorted((k for k in slopes if k.startswith("layers_")), key=lambda k: int(k[7:]))
-    return np.array(
-        [
-            [float(jnp.linalg.norm(slopes[layer]["attention"][p]["kernel"])) for p in PARTS]
-            for layer in layers
-        ]
-    )
+    @jax.jit
+    def norms(params: PyTree, held: dict[str, Array]) -> Array:
+        slopes = jax.grad(loss)(params, held)["encoder"]
+        layers = sorted((k for k in slopes if k.startswith("layers_")), key=lambda k: int(k[7:]))
+        return jnp.stack(
+            [
+                jnp.stack([jnp.linalg.norm(slopes[k]["attention"][p]["kernel"]) for p in PARTS])
+                for k in layers
+            ]
+        )
+
+    params = subject.task.model_params(subject.params)
+    return [
+        np.asarray(
+            norms(params, {k: np.bool_(branch not in (None, k)) for k in READ_FIELDS}), np.float64
+        )
+        for branch in branches
+    ]
 
 
 def add_flow(page: Page, subject: Any) -> None:
@@ -61,7 +74,7 @@ def add_flow(page: Page, subject: Any) -> None:
         if field in subject.features
         and (name != "stats" or "stats" in subject.config.model.branches)
     ]
-    found = {"all": flow(subject, None)} | {name: flow(subject, name) for name in names}
+    found = dict(zip(("all", *names), flow(subject, [None, *names]), strict=True))
     page.section("Gradient flow into queries, keys and values")
     last = f"{found['cnn'][-1, 2]:.1e}" if "cnn" in found else None
     page.paragraph(
@@ -96,7 +109,7 @@ def add_chain_rule(page: Page, subject: Any) -> None:
         "so that dL/dV = 0 for the last layer that is read; below it V acts through X of the layer "
         "above."
     )
-    reading, _ = subject.read(subject.params, 4)
+    reading, _ = subject.read(subject.params, PAIRS)
     error = chain_rule_error(subject.task.model, subject.task.model_params(subject.params), reading)
     page.paragraph(
         "Checked on the maps of this model: the softmax step by this formula against automatic "

@@ -1,5 +1,6 @@
 """The page of a model of pairs, and its measures against known answers."""
 
+import json
 import types
 
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from experiments.analyses.entailment_gradients import flow, pressure
 from experiments.rte import RUNS, analyze, make_task
 from tests.experiments.test_rte import tiny
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 rng = np.random.default_rng(0)
 
 
@@ -67,12 +69,22 @@ def test_the_first_pairs_are_a_source():
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "run"
     config = tiny(**{"data.cache": str(folder.parent), "model.visible": 0.5, "data.test_count": 24})
-    RUNS.train_and_evaluate(config, folder)
-    return config, folder
+    return config, folder, RUNS.train_and_evaluate(config, folder)
+
+
+def test_a_run_ends_with_its_report_and_its_answers(run):
+    _, folder, result = run
+    answers = json.loads((folder / "predictions.json").read_text())
+    right = np.mean((np.array(answers["probability"]) < 0.5) == (np.array(answers["labels"]) == 0))
+    assert result["test"]["accuracy"] == pytest.approx(right)
+    page = (folder / "report" / "report.html").read_text()
+    for words in ("majority class", "sequence length", "word overlap", "Surest mistakes"):
+        assert words in page
+    assert len(list(folder.parent.glob("pair-baselines-*.json"))) == 1
 
 
 def test_the_page_has_every_section(run, capsys):
-    config, folder = run
+    config, folder, _ = run
     analyze(config, folder)
     page = (folder / "analysis" / "analysis.html").read_text()
     assert str(folder / "analysis" / "analysis.html") in capsys.readouterr().out
@@ -86,9 +98,9 @@ def test_the_page_has_every_section(run, capsys):
 
 
 def test_gradients_through_a_branch_are_those_of_that_branch(run):
-    config, folder = run
+    config, folder, _ = run
     subject = open_subject(config, folder, make_task(config))
-    whole, cnn = flow(subject, None), flow(subject, "cnn")
+    whole, cnn = flow(subject, [None, "cnn"])
     assert whole.shape == (2, 3) and (whole > 0).all()
     assert cnn[-1, 2] == 0 and (cnn[:, :2] > 0).all() and cnn[0, 2] > 0
     pressed = pressure(subject, subject.params)

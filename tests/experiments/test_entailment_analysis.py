@@ -97,6 +97,7 @@ def test_the_page_has_every_section(run, capsys):
     assert (folder / "analysis" / "heat_maps.png").stat().st_size > 1_000
 
 
+@pytest.mark.slow  # tests/alcnet/test_model.py holds the same of another model
 def test_gradients_through_a_branch_are_those_of_that_branch(run):
     config, folder, _ = run
     subject = open_subject(config, folder, make_task(config))

@@ -18,6 +18,8 @@ from common.train import (
 from common.train.averaging import ParameterAverage, scored_params
 from tests.train.toy import At, Crash, NoProgress, ToyTask, crash, curve, toy_config
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 class ScaledTask(ToyTask):
     """Learns its head at half the rate, and its hidden layer not at all."""
@@ -173,6 +175,7 @@ def test_a_run_that_gets_no_better_ends_early(tmp_path):
     assert fit(Stuck(), made, tmp_path, progress=NoProgress()) == result
 
 
+@pytest.mark.slow
 def test_an_early_end_is_the_same_after_a_stop(tmp_path):
     made = toy_config(steps=60, eval_every=4, patience=2)
     whole = fit(Stuck(), made, tmp_path / "whole", progress=NoProgress())

@@ -27,6 +27,10 @@ class Source(Protocol):
 
     A source may also have `__getitems__(indices) -> Batch`, which gathers the examples of an
     integer array (b,) at once, as new arrays with a leading batch axis. It is used where present.
+
+    A source may also have `order(seed)`, which returns a function from positions (b,) in the
+    endless stream of training examples, rising and one after the other, to example numbers; it
+    replaces `ShuffledOrder`.
     """
 
     @property
@@ -84,8 +88,8 @@ def training_batches(
     """Yields shuffled batches without end, beginning with batch number `start_step`.
 
     Batch s is a function of (len(source), batch_size, seed, s). Every example comes once per
-    epoch, and every epoch has its own order; a batch may span two epochs. Close the generator to
-    stop its threads.
+    epoch, and every epoch has its own order; a batch may span two epochs. Where the source has an
+    order of its own, that takes its place. Close the generator to stop its threads.
 
     Args:
         source: Examples to draw from. With `__getitems__(indices)` a batch is gathered at once.
@@ -106,7 +110,7 @@ def training_batches(
             f"config.train.batch_size is {batch_size}; it must be a multiple of the "
             f"{processes} processes"
         )
-    order = ShuffledOrder(len(source), seed)
+    order = _training_order(source, seed)
     part = batch_size // processes
 
     def load(step: int) -> Batch:
@@ -135,11 +139,17 @@ def evaluation_batches(source: Source, batch_size: int) -> Generator[Batch, None
     return _prefetch(load, 0, -(-count // batch_size))
 
 
-def training_indices(count: int, batch_size: int, seed: int, number: int) -> np.ndarray:
-    """Returns which of `count` examples make up batch `number` of `training_batches`: (b,) ints.
+def batch_indices(source: Source, batch_size: int, seed: int, number: int) -> np.ndarray:
+    """Returns which examples of `source` make up batch `number` of `training_batches`: (b,) ints.
 
     The step that finishes as number s learns from batch s - 1.
     """
+    start = number * batch_size
+    return _training_order(source, seed)(np.arange(start, start + batch_size))
+
+
+def training_indices(count: int, batch_size: int, seed: int, number: int) -> np.ndarray:
+    """Returns which of `count` examples, shuffled, make up batch `number`: (b,) ints."""
     start = number * batch_size
     return ShuffledOrder(count, seed)(np.arange(start, start + batch_size))
 
@@ -169,6 +179,11 @@ class ShuffledOrder:
     def _draw(self, epoch: int) -> np.ndarray:
         key = np.array([self._seed, epoch], np.uint64)
         return np.argsort(np.random.Philox(key=key).random_raw(self._count), kind="stable")
+
+
+def _training_order(source: Source, seed: int) -> Callable[[np.ndarray], np.ndarray]:
+    own = getattr(source, "order", None)
+    return ShuffledOrder(len(source), seed) if own is None else own(seed)
 
 
 def gather(source: Source, indices: np.ndarray) -> Batch:

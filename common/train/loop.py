@@ -11,8 +11,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from common.checkpoints import CheckpointManager, SaveError
-from common.data.pipeline import Source, training_batches, training_indices
+from common.data.pipeline import Source, batch_indices, training_batches
 from common.errors import UserError
+from common.train.averaging import scored_params
 from common.train.clock import StepClock
 from common.train.evaluation import EvaluationStopped, Scores, evaluate
 from common.train.lock import RunLock
@@ -50,7 +51,9 @@ def fit(
         task: What to learn.
         config: Has `seed`; `optim` (see `make_optimizer`); and `train` with steps, batch_size,
             eval_batch_size, log_every, eval_every, checkpoint_every, keep_last, keep_best and
-            max_skipped_steps.
+            max_skipped_steps. `train` may also have accumulate (see `make_train_step`) and
+            patience: the run ends early once so many validations in a row were no better than the
+            best before them; 0, as where there is none, for never.
         workdir: Folder of this run alone.
         progress: Shows how the run goes; by default a line on standard error.
 
@@ -88,6 +91,11 @@ def check_config(task: Task, config: ConfigDict) -> None:
     for key in COUNTS:
         if config.train[key] < 1:
             raise UserError(f"config.train.{key} is {config.train[key]}, expected 1 or more")
+    if (parts := config.train.get("accumulate", 1)) < 1 or config.train.batch_size % parts:
+        raise UserError(
+            f"config.train.accumulate is {parts}, expected a divisor of the batch size "
+            f"{config.train.batch_size}"
+        )
     if (most := config.train.max_skipped_steps) < 0:
         raise UserError(f"config.train.max_skipped_steps is {most}, expected 0 or more")
     if "validation" not in task.eval_sources or "train" in task.eval_sources:
@@ -112,7 +120,8 @@ class _Run:
         self.task, self.config, self.folder, self.progress = task, config, folder, progress
         self.stop = stack.enter_context(StopRequest())
         self.every = {key: config.train[key] for key in INTERVALS}
-        self.steps = config.train.steps
+        self.steps = self.last = config.train.steps
+        self.patience = config.train.get("patience", 0)
         self.parts = RunParts(task, config)
         self.score_sums = make_batch_sums(task.score)
         self.check_scores()
@@ -146,8 +155,10 @@ class _Run:
             # The session before was stopped while it scored this step.
             self.score_and_save(self.start, state, overwrite=True)
             self.leave_if_asked(self.start, state)
-        if self.start < self.steps:
+        if self.start < self.last and not self.has_stalled(self.start):
             self.train(state)
+        elif self.start < self.last:
+            self.last = self.start
         self.finish_saving()
         return self.score_best()
 
@@ -176,6 +187,10 @@ class _Run:
                     jax.block_until_ready(state)
                     self.clock.start(step)
                 self.after_step(step, state)
+                if step < self.last and self.has_stalled(step):
+                    self.last = step
+                    self.progress.message(f"no better for {self.patience} validations; done")
+                    break
 
     def after_step(self, step: int, state: TrainState) -> None:
         """Logs, scores and saves where it is due, and stops where it was asked for."""
@@ -188,6 +203,15 @@ class _Run:
             self.save(step, state)
         self.progress.update(step, values)
         self.leave_if_asked(step, state)
+
+    def has_stalled(self, step: int) -> bool:
+        """Tells whether the validations up to `step`, the last of them there, call for the end."""
+        if not self.patience or not self.writer.find(step, "validation"):
+            return False
+        found = [r[self.task.metric] for r in self.writer.records if r["split"] == "validation"]
+        return len(found) > self.patience and max(found[-self.patience :]) <= max(
+            found[: -self.patience]
+        )
 
     def due(self, step: int, key: str) -> bool:
         """Tells whether `step` is at the interval `key`; the last step is at every interval."""
@@ -224,8 +248,8 @@ class _Run:
         skips, train = jax.device_get(state.skips), self.config.train
         if skips.count <= train.max_skipped_steps:
             return
-        step, count = int(skips.step), len(self.task.train_source)
-        indices = training_indices(count, train.batch_size, self.config.seed, step - 1)
+        step, source = int(skips.step), self.task.train_source
+        indices = batch_indices(source, train.batch_size, self.config.seed, step - 1)
         shown = ", ".join(map(str, indices[:SHOWN_EXAMPLES]))
         more = ", ..." if len(indices) > SHOWN_EXAMPLES else ""
         raise UserError(
@@ -254,7 +278,7 @@ class _Run:
         source = self.task.eval_sources["validation"]
         with self.clock.paused():
             try:
-                scores = self.score(source, state.params)
+                scores = self.score(source, scored_params(state))
             except EvaluationStopped:
                 self.leave_if_asked(step, state)
                 raise
@@ -325,7 +349,7 @@ class _Run:
     def finish_saving(self) -> None:
         """Waits for the last checkpoint."""
         self.attempt(self.manager.wait)
-        self.require_saved(self.steps)
+        self.require_saved(self.last)
 
     def require_saved(self, step: int) -> None:
         """Ends the run if its newest state could not be saved."""
@@ -339,13 +363,13 @@ class _Run:
         """Scores the best checkpoint on what was not used to choose it, and writes the result."""
         steps = self.manager.best_first()
         best, state = self.manager.restore_first(steps, self.parts.abstract_state())
-        params = state.params
+        params = scored_params(state)
         scores = {"validation": dict(self.manager.metrics(best) or {})}
         for name, source in self.task.eval_sources.items():
             if name != "validation":
                 scores[name] = self.score_at_end(name, source, params)
         result = {
-            "step": self.steps,
+            "step": self.last,
             "best_step": best,
             "parameters": parameter_count(params),
             **scores,
@@ -360,8 +384,8 @@ class _Run:
             scores = self.score(source, params)
         except EvaluationStopped:
             assert self.stop.signum is not None
-            raise Preempted(self.steps, self.stop.signum) from None
+            raise Preempted(self.last, self.stop.signum) from None
         self.require_finite(scores, f"on {name} at the end")
-        self.record_scores(self.steps, name, scores)
+        self.record_scores(self.last, name, scores)
         self.progress.message(f"{name}: {format_scores(scores)}")
         return scores

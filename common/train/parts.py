@@ -12,6 +12,7 @@ from common.checkpoints import CheckpointReader
 from common.checkpoints.reader import print_warning
 from common.data.pipeline import Source, gather
 from common.errors import UserError
+from common.train.averaging import scored_params
 from common.train.optim import make_optimizer
 from common.train.state import TrainState, make_init, metric_names
 from common.train.step import make_train_step
@@ -30,7 +31,8 @@ class RunParts:
     """
 
     def __init__(self, task: Task, config: ConfigDict):
-        optimizer, schedule = make_optimizer(config.optim, config.train.steps)
+        scales = getattr(task, "learning_rate_scales", None)
+        optimizer, schedule = make_optimizer(config.optim, config.train.steps, scales)
         source = task.train_source
         if len(source) == 0:  # as where a run is scored on images of another place
             source = next(iter(task.eval_sources.values()))
@@ -39,7 +41,11 @@ class RunParts:
         self.key = jax.random.key(config.seed)
         self.learning_rate = jax.jit(schedule)
         self.train_step = make_train_step(
-            task, optimizer, config.train.log_every, config.train.max_skipped_steps
+            task,
+            optimizer,
+            config.train.log_every,
+            config.train.max_skipped_steps,
+            config.train.get("accumulate", 1),
         )
 
     def abstract_state(self) -> TrainState:
@@ -99,7 +105,7 @@ def restore_params(
         tell: Hears of damaged checkpoints; by default prints to standard error.
 
     Returns:
-        The step of the checkpoint and its parameters.
+        The step of the checkpoint and its parameters: their average where the run keeps one.
 
     Raises:
         UserError: There is no such checkpoint, or it does not fit the task, or all are damaged.
@@ -107,6 +113,6 @@ def restore_params(
     reader = CheckpointReader(Workdir(workdir).checkpoints, task.metric, tell=tell)
     abstract = RunParts(task, config).abstract_state()
     if step is not None:
-        return step, reader.restore(step, abstract).params
+        return step, scored_params(reader.restore(step, abstract))
     found, state = reader.restore_first(reader.best_first(), abstract)
-    return found, state.params
+    return found, scored_params(state)

@@ -13,12 +13,12 @@ from ml_collections import ConfigDict
 from common.array_types import PyTree
 from common.checkpoints import CheckpointReader
 from common.checkpoints.reader import print_warning
-from common.data.pipeline import Batch, gather, training_indices
+from common.data.pipeline import Batch, batch_indices, gather
 from common.errors import UserError
 from common.train.parts import RunParts, check_notes
 from common.train.skipping import nonfinite_names
 from common.train.state import TrainState
-from common.train.task import Task
+from common.train.task import Task, objective
 from common.train.workdir import Workdir
 
 
@@ -75,7 +75,7 @@ def replay(
     source, parts = task.train_source, RunParts(task, config)
 
     def indices_of(number: int) -> np.ndarray:
-        return training_indices(len(source), config.train.batch_size, config.seed, number - 1)
+        return batch_indices(source, config.train.batch_size, config.seed, number - 1)
 
     for number in range(start + 1, step):
         state = parts.train_step(state, gather(source, indices_of(number)))
@@ -109,8 +109,8 @@ def _state_before(
 
 def _gradients(task: Task, state: TrainState, batch: Batch) -> tuple[dict[str, float], PyTree]:
     rng = jax.random.fold_in(state.rng, state.step)
-    loss_and_gradient = jax.jit(jax.value_and_grad(task.loss, has_aux=True))
-    (loss, metrics), gradients = loss_and_gradient(state.params, batch, rng)
+    loss_and_gradient = jax.jit(jax.value_and_grad(objective(task), has_aux=True))
+    (loss, metrics), gradients = loss_and_gradient(state.params, batch, rng, state.step)
     return {name: float(value) for name, value in {"loss": loss, **metrics}.items()}, gradients
 
 

@@ -9,7 +9,7 @@ from flax import struct
 
 from common.array_types import Array, PRNGKey, PyTree
 from common.train.skipping import Skips
-from common.train.task import Batch, Params, Task
+from common.train.task import Batch, Params, Task, objective
 
 RESERVED_METRICS = frozenset(
     {"loss", "gradient_norm", "learning_rate", "skipped_steps", "step", "split", "timing"}
@@ -70,7 +70,8 @@ def metric_names(task: Task, batch: Batch) -> list[str]:
     """
     rng = jax.random.key(0)
     params = jax.eval_shape(task.init, rng)
-    loss, metrics = jax.eval_shape(task.loss, params, batch, rng)
+    step = jax.ShapeDtypeStruct((), jnp.int32)
+    loss, metrics = jax.eval_shape(objective(task), params, batch, rng, step)
     for name, value in {"loss": loss, **metrics}.items():
         if value.shape != ():
             raise ValueError(f"metric {name!r} of the task must be a scalar, not {value.shape}")

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from common.array_types import Array
+from common.array_types import Array, PRNGKey
 from common.train.state import TrainState
-from common.train.task import Batch, Params, Task
+from common.train.task import Batch, Loss, Params, Task, objective
 
 TrainStep = Callable[[TrainState, Batch], TrainState]
 
@@ -19,6 +19,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     log_every: int,
     max_skipped_steps: int = 0,
+    accumulate: int = 1,
 ) -> TrainStep:
     """Returns the jitted function that takes a state and a batch to the next state.
 
@@ -37,13 +38,16 @@ def make_train_step(
         optimizer: Turns gradients into updates.
         log_every: Number of steps whose metrics are summed together.
         max_skipped_steps: Number of skipped steps after which training can go on.
+        accumulate: Number of equal parts that a batch is taken in, one after the other, for less
+            memory; gradient and metrics are the means over the parts, each with its own key.
     """
+    gradient = jax.value_and_grad(objective(task), has_aux=True)
+    if accumulate > 1:
+        gradient = _in_parts(gradient, accumulate)
 
     def train_step(state: TrainState, batch: Batch) -> TrainState:
         rng = jax.random.fold_in(state.rng, state.step)
-        (loss, metrics), gradients = jax.value_and_grad(task.loss, has_aux=True)(
-            state.params, batch, rng
-        )
+        (loss, metrics), gradients = gradient(state.params, batch, rng, state.step)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         values = {"loss": loss, **metrics, "gradient_norm": optax.tree.norm(gradients)}
         finite = jnp.isfinite(loss) & jnp.isfinite(values["gradient_norm"])
@@ -67,6 +71,25 @@ def make_train_step(
         )
 
     return jax.jit(train_step, donate_argnums=0)
+
+
+def _in_parts(gradient: Callable[..., tuple[Loss, Params]], parts: int) -> Callable:
+    """Returns a function like `gradient` that goes through a batch part by part."""
+
+    def whole(params: Params, batch: Batch, rng: PRNGKey, step: Array) -> tuple[Loss, Params]:
+        split = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), dict(batch))
+
+        def add(total: tuple[Loss, Params], part: tuple[Batch, Array]) -> tuple:
+            piece, number = part
+            found = gradient(params, piece, jax.random.fold_in(rng, number), step)
+            return jax.tree.map(lambda a, b: a + b / parts, total, found), None
+
+        example = jax.tree.map(lambda x: x[0], split)
+        shapes = jax.eval_shape(gradient, params, example, rng, step)
+        start = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        return jax.lax.scan(add, start, (split, jnp.arange(parts)))[0]
+
+    return whole
 
 
 class _Learned(NamedTuple):

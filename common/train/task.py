@@ -1,6 +1,6 @@
 """What a task must offer to be trained: data, initial parameters, a loss and scores."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from common.array_types import Array, PRNGKey, PyTree
@@ -10,13 +10,20 @@ Batch = Mapping[str, Any]
 """Arrays by name, each with a leading batch axis; from NumPy, or traced in a jitted function."""
 
 Params = PyTree
+Loss = tuple[Array, dict[str, Array]]
 
 
 class Task(Protocol):
     """Describes something to learn, without saying how it is trained.
 
-    A task may also have `derive(source, scores) -> scores`, which adds what follows from the means
-    over all examples of a source, such as a perplexity.
+    A task may also have
+
+        learning_rate_scales(params) -> a tree like params, of numbers: the factor of the learning
+            rate of each parameter; what has 0 is frozen and takes no optimizer state;
+        loss_at(params, batch, rng, step) -> as `loss`, which it replaces in training: an objective
+            that changes with the number of finished steps;
+        derive(source, scores) -> scores, to which it adds what follows from the means over all
+            examples of a source, such as a perplexity.
     """
 
     @property
@@ -53,3 +60,16 @@ class Task(Protocol):
         scored tokens of a window does.
         """
         ...
+
+
+def objective(task: Task) -> Callable[[Params, Batch, PRNGKey, Array], Loss]:
+    """Returns what training minimises: the task's `loss_at`, or its loss whatever the step is."""
+    changing = getattr(task, "loss_at", None)
+    if changing is not None:
+        return changing
+
+    def steady(params: Params, batch: Batch, rng: PRNGKey, step: Array) -> Loss:
+        del step
+        return task.loss(params, batch, rng)
+
+    return steady

@@ -68,7 +68,7 @@ def add_facts(page: Page, run: RunRecord, module: str, examples: str) -> None:
     versions = environment.get("packages", {})
     started = environment.get("start_time", "").replace("T", " ").replace("+00:00", " UTC")
     facts: dict[str, object] = {
-        "model": run.config.model.name,
+        "model": run.config.model.get("name"),  # where several share an experiment
         "parameters": f"{parameters:,}",
         "training": f"{run.last_step:,} of {train.steps:,} steps of {train.batch_size} {examples}",
         "parameters kept from step": run.result.get("best_step"),

@@ -1,0 +1,305 @@
+"""What the branches of a model of pairs hold: ablations, dependence, variance, probes, FiLM."""
+
+import itertools
+from typing import Any
+
+import numpy as np
+
+from common.analysis import (
+    ProbeScore,
+    canonical_correlations,
+    comparison,
+    feature_variance,
+    linear_probe,
+    norm_correlation,
+    rv_coefficient,
+)
+from common.analysis.page import Page
+from common.checkpoints import CheckpointReader
+from common.errors import UserError
+from common.train import Workdir, restore_params
+from experiments.reports import rte_table
+from experiments.reports.measurements import Score
+from experiments.reports.wording import share
+
+PENALTY = 1e-2
+"""Of the probes, whose features are many beside a few hundred pairs."""
+NAMES = {"cnn": "CNN", "cls": "CLS", "stats": "Stats"}
+
+
+def add_ablations(page: Page, subject: Any) -> None:
+    """Adds the table of the runs beside this one, as far as there are such, and what branches do.
+
+    Each branch's features are also replaced by their mean over the pairs, without training again.
+    """
+    page.section("Ablations")
+    try:
+        runs = rte_table.read_runs(subject.workdir.parent)
+        if len({key[0] for key in runs}) < 2:
+            raise UserError("one model alone")
+    except UserError as reason:
+        page.paragraph(
+            "Models trained without parts are runs of their own; there are none to compare beside "
+            f"this one ({reason}). Below, features of this model replaced by their mean."
+        )
+    else:
+        page.paragraph(rte_table.verdict(runs))
+        page.table(
+            ("model", "seeds", "accuracy", "against the plain encoder", "against the whole model"),
+            rte_table.rows(runs),
+        )
+    rows = _held_at_mean(subject)
+    if rows:
+        page.paragraph(
+            "What the trained head loses when a branch tells it nothing: its features are held at "
+            "their mean over the pairs. No parameter is trained again, so that this says what the "
+            "model uses, not what it needs."
+        )
+        page.table(("held at their mean", "accuracy", "answers changed"), rows)
+
+
+def _held_at_mean(subject: Any) -> list[tuple[str, str, str]]:
+    names = _read(subject)
+    if subject.config.model.fusion != "concat" or len(names) < 2:
+        return []
+    head = subject.params["fusion"]["logits"]
+    kernel, bias = np.asarray(head["kernel"]), np.asarray(head["bias"])
+    usual = subject.logits.argmax(1)
+    rows = []
+    for count in (1, 2):
+        for gone in itertools.combinations(names, count):
+            if len(gone) == len(names):
+                continue
+            parts = [
+                np.broadcast_to(x.mean(0), x.shape) if name in gone else x
+                for name, x in ((name, subject.features[name]) for name in names)
+            ]
+            answers = (np.concatenate(parts, 1) @ kernel + bias).argmax(1)
+            rows.append(
+                (
+                    " and ".join(NAMES[name] for name in gone),
+                    share((answers == subject.labels).mean()),
+                    share((answers != usual).mean()),
+                )
+            )
+    return rows
+
+
+def _read(subject: Any) -> list[str]:
+    """Returns the branches whose features the head reads, in its order."""
+    return [name for name in ("cls", "cnn", "stats") if name in subject.config.model.branches]
+
+
+def add_dependence(page: Page, subject: Any) -> None:
+    """Adds how alike the features of two branches are."""
+    pairs = [p for p in (("cnn", "cls"), ("cnn", "stats"), ("cls", "stats"))]
+    rows = []
+    for a, b in pairs:
+        if a in subject.features and b in subject.features:
+            x, y = subject.features[a], subject.features[b]
+            shuffled = y[np.random.default_rng(0).permutation(len(y))]
+            for name, measure in (
+                ("RV", rv_coefficient),
+                ("correlation of norms", norm_correlation),
+                ("mean canonical correlation", _mean_canonical),
+            ):
+                values = [_or_nan(measure, x, z) for z in (y, shuffled)]
+                rows.append((f"{name} ({NAMES[a]}, {NAMES[b]})", *(f"{v:.4f}" for v in values)))
+    if not rows:
+        return
+    page.section("Dependence between branches")
+    page.paragraph(
+        "The measures of the seed, and beside each its value when the pairs of one side are "
+        "shuffled, so that nothing is shared: with a few hundred pairs and so many features the "
+        "canonical correlations are far from zero by chance alone."
+    )
+    page.table(("measure", "value", "shuffled"), rows)
+
+
+def _mean_canonical(x: np.ndarray, y: np.ndarray) -> float:
+    return float(canonical_correlations(x, y).mean())
+
+
+def _or_nan(measure: Any, x: np.ndarray, y: np.ndarray) -> float:
+    """Returns the measure, or nan where the features do not vary."""
+    try:
+        return float(measure(x, y))
+    except ValueError:
+        return float("nan")
+
+
+def effective_rank(features: np.ndarray) -> float:
+    """Returns exp of the entropy of the shares of variance of the principal components.
+
+    1 where one direction holds all variance, d where all d hold the same (Roy and Vetterli 2007,
+    on squared singular values); 0 where nothing varies.
+    """
+    sizes = np.linalg.svd(features - features.mean(0), compute_uv=False) ** 2
+    if sizes.sum() <= 1e-24:
+        return 0.0
+    shares = sizes / sizes.sum()
+    shares = shares[shares > 0]
+    return float(np.exp(-(shares * np.log(shares)).sum()))
+
+
+def add_variance(page: Page, subject: Any) -> None:
+    """Adds the variance of the features and how many directions hold it."""
+    if not subject.features:
+        return
+    page.section("Variance of the features")
+    page.paragraph(
+        "Variance over the pairs, mean of all features of a branch, and the effective rank: how "
+        "many directions hold the variance (exp of the entropy of their shares)."
+    )
+    rows = [
+        (
+            NAMES[name],
+            x.shape[1],
+            f"{feature_variance(x).mean():.6f}",
+            f"{effective_rank(np.asarray(x, np.float64)):.1f}",
+        )
+        for name, x in subject.features.items()
+    ]
+    page.table(("branch", "features", "mean variance", "effective rank"), rows)
+
+
+def probe_scores(features: Any, labels: np.ndarray) -> dict[str, ProbeScore]:
+    """Returns the cross-validated accuracy of linear probes on all combinations of branches."""
+    found = {}
+    names = [name for name in ("cnn", "cls", "stats") if name in features]
+    for count in range(1, len(names) + 1):
+        for chosen in itertools.combinations(names, count):
+            joined = np.concatenate([features[name] for name in chosen], 1)
+            label = "+".join(NAMES[name] for name in chosen)
+            found[label] = linear_probe(joined, labels, penalty=PENALTY)
+    return found
+
+
+def add_probes(page: Page, subject: Any) -> None:
+    """Adds what can be read off the frozen features of the branches."""
+    scores = probe_scores(subject.features, subject.labels)
+    page.section("Linear probes")
+    page.paragraph(
+        "Logistic regressions on the frozen features of the held-out pairs, ten-fold "
+        "cross-validated, with 95 % Wilson intervals. The more frequent class is "
+        f"{share(max(subject.labels.mean(), 1 - subject.labels.mean()))}. The features come from "
+        "a model trained on other pairs; the probes are fitted to these."
+    )
+    intervals = {name: Score(s.accuracy, s.low, s.high) for name, s in scores.items()}
+    page.table(
+        ("features", "accuracy", "95 % interval"),
+        [
+            (n, share(s.value), f"{100 * s.low:.1f} to {share(s.high)}")
+            for n, s in intervals.items()
+        ],
+    )
+    page.figure(
+        comparison(list(intervals), *zip(*intervals.values(), strict=True), chance=0.5),
+        "probes",
+        "Accuracy of linear probes on the features of branches",
+    )
+
+
+def add_film(page: Page, subject: Any) -> None:
+    """Adds what gamma and beta became, and how far they follow the input."""
+    if not subject.modulations:
+        return
+    page.section("FiLM: what the statistics do to the CNN")
+    page.paragraph(
+        "y = gamma x + beta acts on every channel of every block, and begins as gamma = 1, beta = "
+        "0 for all inputs. Below, where training took them: the mean over pairs and channels, the "
+        "spread over channels of what is the same for all pairs, and the spread over pairs, which "
+        "is the conditioning itself. The last column is the share of their variance over pairs "
+        "that the length of the text explains (R2 of a line, mean over channels)."
+    )
+    lengths = subject.source.token_counts.astype(float)
+    rows = []
+    for number, (gamma, beta) in enumerate(subject.modulations, 1):
+        for name, values in (("gamma", gamma), ("beta", beta)):
+            values = np.asarray(values, np.float64)
+            rows.append(
+                (
+                    f"block {number}, {name}",
+                    f"{values.mean():.4f}",
+                    f"{values.mean(0).std():.4f}",
+                    f"{values.std(0).mean():.4f}",
+                    f"{explained_by(lengths, values):.2f}",
+                )
+            )
+    page.table(
+        ("", "mean", "spread over channels", "spread over pairs", "explained by length"), rows
+    )
+
+    history = film_history(subject)
+    if len(history) > 1:
+        page.paragraph(
+            "Over training, at the checkpoints that were kept: mean distance of gamma from 1 and "
+            "of beta from 0, and their spread over pairs."
+        )
+        page.table(
+            ("step", "|gamma - 1|", "|beta|", "gamma over pairs", "beta over pairs"), history
+        )
+
+
+def film_history(subject: Any) -> list[tuple[str, ...]]:
+    """Returns, for the beginning and each checkpoint, how far FiLM is from the identity."""
+    reader = CheckpointReader(Workdir(subject.workdir).checkpoints, subject.task.metric)
+    states = [(0, subject.initial)] + [
+        restore_params(subject.task, subject.config, subject.workdir, step)
+        for step in sorted(reader.newest_first())
+    ]
+    rows = []
+    for step, params in states:
+        pairs = [tuple(map(np.asarray, m)) for m in subject.modulated(params)]
+        gammas, betas = (np.concatenate(side, 1) for side in zip(*pairs, strict=True))
+        sizes = (np.abs(gammas - 1).mean(), np.abs(betas).mean())
+        spreads = (gammas.std(0).mean(), betas.std(0).mean())
+        rows.append((f"{step:,}", *(f"{v:.4f}" for v in (*sizes, *spreads))))
+    return rows
+
+
+def explained_by(x: np.ndarray, columns: np.ndarray) -> float:
+    """Returns the mean R2 of lines in x (n,) for columns (n, d); columns that do not vary are 0."""
+    centred, deviation = x - x.mean(), columns - columns.mean(0)
+    scale = np.sqrt((centred**2).sum() * (deviation**2).sum(0))
+    slopes = centred @ deviation
+    return float(np.mean(np.where(scale > 0, slopes / np.where(scale > 0, scale, 1), 0.0) ** 2))
+
+
+def add_length(page: Page, subject: Any) -> None:
+    """Adds how far the features follow the length of the text alone."""
+    if not subject.features:
+        return
+    lengths = subject.source.token_counts.astype(float)
+    page.section("Dependence on length")
+    page.paragraph(
+        "The published statistics are nearly a function of the number of tokens. Share of the "
+        "variance of each branch's features that a line in the length explains, mean over features."
+    )
+    rows = [(NAMES[n], f"{explained_by(lengths, x):.3f}") for n, x in subject.features.items()]
+    page.table(("branch", "R2 of length"), rows)
+
+
+def add_discussion(page: Page, subject: Any) -> None:
+    """Adds what the numbers allow to say, made from them."""
+    scores = probe_scores(subject.features, subject.labels)
+    page.section("Discussion")
+    best = max(scores, key=lambda name: scores[name].accuracy)
+    n = len(subject.labels)
+    majority = max(subject.labels.mean(), 1 - subject.labels.mean())
+    beyond = [name for name, s in scores.items() if s.low > majority]
+    page.paragraph(
+        f"With {n} pairs one accuracy has an interval of about ±{98 / np.sqrt(n):.0f} points; "
+        "differences below that need several seeds and pairs in common, as in the ablations above. "
+        f"The best probe reads {best} ({share(scores[best].accuracy)}); "
+        + (
+            f"beyond the more frequent class are: {', '.join(beyond)}."
+            if beyond
+            else "none is clearly beyond the more frequent class."
+        )
+    )
+    page.paragraph(
+        "Gradients do flow from the CNN into queries and keys of every layer that it reads and "
+        "into the values of the layers below the last; that they flow does not mean that they "
+        "help. Whether they do is the comparison with the encoder trained without the branch."
+    )

@@ -38,16 +38,12 @@ def checkpoint(tmp_path_factory) -> Path:
     return path
 
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
 @pytest.fixture(scope="module")
 def subject(checkpoint):
     return open_subject(checkpoint, count=24)
-
-
-@pytest.fixture(autouse=True)
-def quick_compilation():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def test_the_subject_is_the_checkpoint_and_its_run_s_images(subject):

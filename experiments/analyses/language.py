@@ -108,31 +108,45 @@ def kernels(params: PyTree) -> dict[str, Float[np.ndarray, "k c"]]:
     }
 
 
-def leak(
-    task: LanguageTask, params: PyTree, found: Answers, lengths: Sequence[int]
-) -> tuple[float, float]:
-    """Compares the loss within whole sequences with that of prefixes alone.
+class Leak(NamedTuple):
+    """What a model says within whole sequences, and of prefixes alone.
 
-    A model that sees nothing of the future says the same in both cases; one that looks ahead has
-    a low loss within whole sequences and loses it when it must really predict.
+    Attributes:
+        whole: mean loss of scored predictions at some places within whole sequences, nats; NaN
+            where nothing is scored there.
+        alone: that of the same predictions where only the tokens before them are given.
+        difference: largest difference of the two in any logit; 0 but for rounding where a model
+            sees nothing of the future.
+    """
+
+    whole: float
+    alone: float
+    difference: float
+
+
+def leak(task: LanguageTask, params: PyTree, found: Answers, lengths: Sequence[int]) -> Leak:
+    """Compares what a model says within whole sequences with what it says of prefixes alone.
+
+    A model that looks ahead may have a low loss within whole sequences and lose it when it must
+    really predict.
 
     Args:
         task: model and data.
         params: parameters.
         found: sequences, with their losses as a whole.
         lengths: numbers of tokens that the model is given, each compiled once.
-
-    Returns:
-        Mean loss at those places within whole sequences, and of prefixes alone, nats.
     """
-    places = np.asarray(lengths)
-    logits = prefix_logits(
-        task.model, {"params": params}, jnp.asarray(found.tokens[:, :-1]), lengths
-    )
-    log_probabilities = np.asarray(jax.nn.log_softmax(logits, -1))
-    targets = found.tokens[:, places]
-    alone = -np.take_along_axis(log_probabilities, targets[..., None], -1)[..., 0]
-    return float(found.losses[:, places - 1].mean()), float(alone.mean())
+    places, tokens = np.asarray(lengths), jnp.asarray(found.tokens[:, :-1])
+    inside = np.asarray(jax.jit(task.logits)(params, tokens))[:, places - 1]
+    outside = np.asarray(prefix_logits(task.model, {"params": params}, tokens, lengths))
+    log_probabilities = np.asarray(jax.nn.log_softmax(outside, -1))
+    alone = -np.take_along_axis(log_probabilities, found.tokens[:, places][..., None], -1)[..., 0]
+    scored = found.scored[:, places - 1]
+    difference = float(np.abs(inside - outside).max())
+    if not scored.any():
+        return Leak(np.nan, np.nan, difference)
+    whole = float(found.losses[:, places - 1][scored].mean())
+    return Leak(whole, float(alone[scored].mean()), difference)
 
 
 def shown_lengths(context: int, count: int = 6) -> list[int]:

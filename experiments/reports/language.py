@@ -26,8 +26,8 @@ SEQUENCES = 64
 """Held-out sequences that the figures are made of."""
 SHOWN_TOKENS = 32
 PROMPT_TOKENS, NEW_TOKENS = 24, 60
-LEAK = 0.01
-"""Difference of losses, nats, above which a model is said to read the answer."""
+LEAK = 0.05
+"""Difference of logits above which a model is said to look ahead; half precision rounds less."""
 
 
 def write_report(config: ConfigDict, workdir: Path, task: LanguageTask, params: PyTree) -> Path:
@@ -84,16 +84,16 @@ def add_result(page: Page, run: RunRecord, task: LanguageTask, found: look.Answe
             f"{share(1.0, 0)}; without the context it is {share(chance)}."
         )
     some = look.Answers(*(x[:8] for x in found))
-    whole, alone = look.leak(task, run.params, some, look.shown_lengths(some.losses.shape[1]))
-    verdict = (
-        "The two agree: it sees nothing of the future."
-        if abs(whole - alone) < LEAK
-        else "They do not agree: the model reads what it should predict, and its scores say "
-        "nothing about prediction."
-    )
+    leak = look.leak(task, run.params, some, look.shown_lengths(some.losses.shape[1]))
     page.paragraph(
-        f"Within whole sequences the loss at some places is {whole:.3f} nats; given only the "
-        f"tokens before them it is {alone:.3f}. {verdict}"
+        f"Within whole sequences the loss of some predictions is {leak.whole:.3f} nats; given only "
+        f"the tokens before them it is {leak.alone:.3f}, and no logit differs by more than "
+        f"{leak.difference:.2g}. "
+        + (
+            "So it sees nothing of the future."
+            if leak.difference < LEAK
+            else "So it looks ahead, and its scores say nothing about prediction."
+        )
     )
 
 

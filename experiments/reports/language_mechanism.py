@@ -38,7 +38,7 @@ def add_leak(page: Page, runs: Comparison) -> None:
     """Adds what the models say of prefixes alone."""
     page.section("Who reads the answer")
     page.paragraph(
-        "Loss at some places within whole test sequences, and of the same predictions when the "
+        "Loss of scored predictions within whole test sequences, and of the same ones when the "
         "model is given the tokens before them and nothing else. A model that does not look ahead "
         "says the same in both cases. One seed."
     )
@@ -48,9 +48,11 @@ def add_leak(page: Page, runs: Comparison) -> None:
             if trained := runs.trained(part, task, model):
                 found = look.answers(trained.task, trained.params, _test(trained), LEAK_SEQUENCES)
                 lengths = look.shown_lengths(found.losses.shape[1], 3)
-                whole, alone = look.leak(trained.task, trained.params, found, lengths)
-                rows.append((task, model, f"{whole:.3f}", f"{alone:.3f}"))
-    page.table(("task", "model", "within whole sequences", "prefixes alone"), rows)
+                leak = look.leak(trained.task, trained.params, found, lengths)
+                cells = (f"{leak.whole:.3f}", f"{leak.alone:.3f}", f"{leak.difference:.1g}")
+                rows.append((task, model, *cells))
+    header = ("task", "model", "within whole sequences", "prefixes alone")
+    page.table((*header, "largest difference of a logit"), rows)
 
 
 def add_heads(page: Page, runs: Comparison) -> None:

@@ -108,7 +108,7 @@ def test_a_run_trains_and_makes_its_page(tmp_path, capsys):
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["test"]["context"] == 32
     page = (tmp_path / "run" / "report" / "report.html").read_text()
-    for words in ("bits a byte", "it sees nothing of the future", "continuation", "Offset +1"):
+    for words in ("bits a byte", "So it sees nothing of the future", "continuation", "Offset +1"):
         assert words in page
     assert (tmp_path / "run" / "report" / "kernel_1.png").exists()
 
@@ -149,10 +149,10 @@ def test_a_leak_shows_when_only_the_prefix_is_given(tmp_path):
         _, params = restore_params(task, config, tmp_path / model)
         found = look.answers(task, params, task.eval_sources["test"], 8)
         gaps[model] = look.leak(task, params, found, [7, 9])
-    whole, alone = gaps["leaky"]
-    assert alone > whole + 0.3
-    whole, alone = gaps["conv_attn"]
-    assert alone == pytest.approx(whole, abs=1e-4)
+    assert gaps["leaky"].alone > gaps["leaky"].whole + 0.3
+    assert gaps["leaky"].difference > 0.5
+    assert gaps["conv_attn"].alone == pytest.approx(gaps["conv_attn"].whole, abs=1e-4)
+    assert gaps["conv_attn"].difference < 1e-4
 
 
 def test_members_differ_in_folder_and_are_whole():

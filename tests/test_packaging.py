@@ -19,7 +19,13 @@ PACKAGES = [
     for name in ("common", "cssm", "alcnet", "convattn", "experiments")
     if (ROOT / name).is_dir()
 ]
-SOURCES = [path for name in PACKAGES for path in sorted((ROOT / name).rglob("*.py"))]
+PEERS = ROOT / "experiments/benchmarks/peers"  # programs for other interpreters, no modules
+SOURCES = [
+    path
+    for name in PACKAGES
+    for path in sorted((ROOT / name).rglob("*.py"))
+    if PEERS not in path.parents
+]
 
 
 def module_name(path: Path) -> str:

@@ -83,6 +83,7 @@ def test_a_run_ends_with_its_report_and_its_answers(run):
     assert len(list(folder.parent.glob("pair-baselines-*.json"))) == 1
 
 
+@pytest.mark.slow
 def test_the_page_has_every_section(run, capsys):
     config, folder, _ = run
     analyze(config, folder)

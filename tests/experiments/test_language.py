@@ -136,6 +136,7 @@ def test_mistakes_end_in_one_line(arguments, message, tmp_path, capsys):
     assert error.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_leak_shows_when_only_the_prefix_is_given(tmp_path):
     """The symmetric convolution learns to read the answer, and loses it without the future."""
     fields = {k.replace(".", "__"): v for k, v in SMALL.items()} | {"data__vocabulary": 8}

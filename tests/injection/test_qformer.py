@@ -298,6 +298,7 @@ def test_matching_and_generation_losses_by_definition():
     )
 
 
+@pytest.mark.slow
 def test_the_three_objectives_train_a_qformer():
     """Four images, each with the text that names it: all losses fall, all parameters move."""
     text = TextEmbedding(9, 4, WIDTH)

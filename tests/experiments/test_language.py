@@ -65,21 +65,31 @@ def test_the_paper_s_config_is_the_seed_s_recipe(tmp_path):
     assert task.model.dtype == jnp.bfloat16
 
 
-def test_loss_and_scores_are_means_over_scored_tokens(tmp_path):
-    config, task = make("recall", tmp_path, **{k.replace(".", "__"): v for k, v in SMALL.items()})
-    params = task.init(jax.random.key(0))
-    batch = gather(task.train_source, np.arange(4))
+def predictions(task, params, batch):
+    """Losses, and whether the right token comes first, of all predictions in float64."""
     logits = np.asarray(task.logits(params, batch["tokens"][:, :-1]), np.float64)
     logits -= logits.max(-1, keepdims=True)
     log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     targets = batch["tokens"][:, 1:]
     losses = -np.take_along_axis(log_p, targets[..., None], -1)[..., 0]
     right = log_p.argmax(-1) == targets
+    return losses, right
+
+
+def test_loss_and_scores_are_means_over_scored_tokens(tmp_path):
+    config, task = make("recall", tmp_path, **{k.replace(".", "__"): v for k, v in SMALL.items()})
+    params = task.init(jax.random.key(0))
+    batch = gather(task.train_source, np.arange(4))
+    losses, right = predictions(task, params, batch)
     loss, metrics = task.loss(params, batch, jax.random.key(0))
     assert loss == pytest.approx(losses[batch["scored"]].mean(), rel=1e-5)
     assert metrics["accuracy"] == pytest.approx(right[batch["scored"]].mean())
     scores = evaluate(task, params, task.eval_sources["test"], 3)
     assert scores["tokens"] == 8 * task.train_source.task.asked
+    batch = gather(task.eval_sources["test"], np.arange(8))
+    losses, right = predictions(task, params, batch)
+    assert scores["loss"] == pytest.approx(losses[batch["scored"]].mean(), rel=1e-5)
+    assert scores["accuracy"] == pytest.approx(right[batch["scored"]].mean())
     assert scores["perplexity"] == pytest.approx(math.exp(scores["loss"]))
 
 

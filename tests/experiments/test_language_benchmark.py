@@ -6,8 +6,6 @@ import pytest
 
 from experiments.benchmarks import language
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):

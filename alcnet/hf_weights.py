@@ -24,12 +24,12 @@ from alcnet.encoder import (
     EncoderLayer,
     Pooler,
     count_from_zero,
-    gelu,
 )
 from common.array_types import PyTree
 from common.checkpoints.tensors import check_shapes, load_hf_tensors
 from common.errors import DataError, UserError, shown
 from common.files import StrPath, open_data_file
+from common.kernels import exact_gelu
 
 Tell = Callable[[str], None]
 
@@ -52,7 +52,7 @@ DEFAULTS: dict[str, Any] = {
 """What these models have where config.json is silent."""
 
 ACTIVATIONS: dict[str, Callable] = {
-    "gelu": gelu,
+    "gelu": exact_gelu,
     "gelu_new": jax.nn.gelu,
     "gelu_pytorch_tanh": jax.nn.gelu,
     "relu": jax.nn.relu,

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import alcnet
-from alcnet.encoder import CountTokens, Embeddings, Encoder, EncoderLayer, gelu
+from alcnet.encoder import CountTokens, Embeddings, Encoder, EncoderLayer
 from common.checkpoints.tensors import load_safetensors, save_safetensors
 from common.errors import DataError, UserError
 
@@ -268,11 +268,6 @@ def test_half_precision_is_near():
     real = want["attention_mask"] != 0
     error = np.abs(np.asarray(out.last_hidden_state, np.float32) - want["last_hidden_state"])[real]
     assert np.sqrt((error**2).mean()) < 0.05 * want["last_hidden_state"].std()
-
-
-def test_gelu_is_the_exact_one():
-    x = jnp.linspace(-6, 6, 201)
-    np.testing.assert_allclose(gelu(x), jax.nn.gelu(x, approximate=False), atol=5e-7)
 
 
 def test_a_fresh_encoder_has_the_parameters_of_the_stored_one():

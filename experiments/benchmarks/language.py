@@ -1,6 +1,6 @@
 """Times what language models are made of: maps, loss, attention, a training step, decoding.
 
-    python -m experiments.benchmarks.language [--quick] [--cases=cross_entropy] [--peer=PYTHON]
+    python -m experiments.benchmarks.language [--quick] [--cases=A,B] [--repeats=N] [--peer=PYTHON]
 
 Each row is beside its reference in the same process: an affine map of channels beside matmul and
 sum; the exact GELU and causal attention beside those of jax.nn; the cross-entropy over a large
@@ -45,12 +45,14 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="a batch of 2, fewer repeats")
     parser.add_argument("--cases", help=f"of {', '.join(CASES)}, with commas between them")
     parser.add_argument("--peer", help="a Python interpreter that has torch")
+    parser.add_argument("--repeats", type=int, help=f"{REPEATS}, or {QUICK_REPEATS} if quick")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/language.json"))
     flags = parser.parse_args()
     names = flags.cases.split(",") if flags.cases else list(CASES)
     if unknown := set(names) - set(CASES):
         parser.error(f"no case {sorted(unknown)}; there are {list(CASES)}")
     batch, repeats = (2, QUICK_REPEATS) if flags.quick else (BATCH, REPEATS)
+    repeats = flags.repeats or repeats
     rows = []
     for name in names:
         found = CASES[name](batch, repeats)

@@ -29,7 +29,7 @@ from common.array_types import PyTree
 from common.checkpoints.tensors import check_shapes, load_hf_tensors
 from common.errors import DataError, UserError, shown
 from common.files import StrPath, open_data_file
-from common.kernels import exact_gelu
+from common.nn import ACTIVATIONS
 
 Tell = Callable[[str], None]
 
@@ -51,14 +51,6 @@ DEFAULTS: dict[str, Any] = {
 }
 """What these models have where config.json is silent."""
 
-ACTIVATIONS: dict[str, Callable] = {
-    "gelu": exact_gelu,
-    "gelu_new": jax.nn.gelu,
-    "gelu_pytorch_tanh": jax.nn.gelu,
-    "relu": jax.nn.relu,
-    "silu": jax.nn.silu,
-    "swish": jax.nn.silu,
-}
 SHOWN_KEYS = 8
 """Number of keys that a message names."""
 

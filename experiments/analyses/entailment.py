@@ -22,7 +22,6 @@ from experiments.analyses import entailment_branches, entailment_gradients
 from experiments.reports.pair_answers import held_out
 from experiments.reports.pair_baselines import score_answers
 from experiments.reports.wording import interval, share
-from experiments.tasks.rte import INPUTS
 
 MAX_PAIRS = 1_000
 """Pairs of the held-out set that are looked at, at most."""
@@ -70,14 +69,13 @@ class PairSubject:
     def read(self, params: PyTree, count: int = MAP_PAIRS) -> tuple[Reading, np.ndarray]:
         """Returns what the branches read of the first pairs, and the labels of these."""
         batch = self.source.__getitems__(np.arange(min(count, len(self.source))))
-        inputs = [batch[k] for k in INPUTS]
-        return self._read(jax.device_get(params), inputs), batch["label"]
+        return self._read(jax.device_get(params), self.task.inputs(batch)), batch["label"]
 
     @functools.cached_property
     def _read(self) -> Callable[[PyTree, Any], Reading]:
         def read(params: PyTree, inputs: Any) -> Reading:
             variables = {"params": self.task.model_params(params)}
-            return self.task.model.apply(variables, *inputs, method="read")[0]
+            return self.task.model.apply(variables, **inputs, method="read")[0]
 
         return jax.jit(read)
 

@@ -18,7 +18,7 @@ from common.array_types import PyTree
 from common.data.pairs import TokenPairs
 from common.data.pipeline import evaluation_batches
 from common.train import restore_params
-from experiments.analyses import entailment_branches, entailment_gradients
+from experiments.analyses import entailment_branches, entailment_film, entailment_gradients
 from experiments.reports.pair_answers import held_out
 from experiments.reports.pair_baselines import score_answers
 from experiments.reports.wording import interval, share
@@ -140,7 +140,7 @@ SECTIONS: dict[str, Callable[[Page, PairSubject], None]] = {
     "dependence": entailment_branches.add_dependence,
     "variance": entailment_branches.add_variance,
     "probes": entailment_branches.add_probes,
-    "film": entailment_branches.add_film,
+    "film": entailment_film.add_film,
     "length": entailment_branches.add_length,
     "gradients": entailment_gradients.add_flow,
     "chain rule": entailment_gradients.add_chain_rule,

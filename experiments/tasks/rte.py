@@ -16,6 +16,7 @@ from common.array_types import Array, Float, PRNGKey, PyTree
 from common.data.pairs import FolderTokens, TokenPairs, WordTokens, load_glue, make_facts
 from common.errors import UserError
 from experiments.alcnet_models import fresh_encoder, make_alcnet
+from experiments.tasks.film_scores import film_moments, film_summary, without_moments
 from experiments.tasks.perplexity import open_perplexity
 
 Batch = Mapping[str, Array]
@@ -134,7 +135,7 @@ class PairTask:
         """Returns the factor of the learning rate of every parameter; 0 where it is frozen."""
         return self.rates(params)
 
-    def inputs(self, batch: Batch) -> dict[str, Array | None]:
+    def inputs(self, batch: Batch) -> dict[str, Any]:
         """Returns what the model reads of a batch, by the names of its arguments."""
         numbers = [jnp.asarray(batch[name]) for name in self.measured]
         measured = jnp.stack(numbers, 1) if numbers else None
@@ -166,15 +167,22 @@ class PairTask:
         return loss, {"accuracy": (logits.argmax(-1) == batch["label"]).mean()}
 
     def score(self, params: PyTree, batch: Batch) -> dict[str, Float[Array, "b"]]:
-        """Returns each pair's cross-entropy (nats), and whether it was told right."""
-        logits = self.decide(params, batch).logits
+        """Returns each pair's cross-entropy (nats), if it was told right, and what FiLM did."""
+        decision = self.decide(params, batch)
+        logits = decision.logits
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
         answers = logits.argmax(-1)
         return {
             "loss": loss,
             "accuracy": (answers == batch["label"]).astype(jnp.float32),
             "answers_class_0": (answers == 0).astype(jnp.float32),
+            **film_moments(decision.modulations),
         }
+
+    def derive(self, source: TokenPairs, scores: Mapping[str, float]) -> dict[str, float]:
+        """Returns the scores, of the validation pairs with the summary of gamma and beta."""
+        watched = source is self.eval_sources.get("validation")
+        return without_moments(scores) | (film_summary(scores) if watched else {})
 
 
 def smoothed_cross_entropy(

@@ -160,7 +160,8 @@ def roberta_from_bert(folder):
     left = {f"roberta.{k}": v for k, v in tensors.items() if "pooler" not in k}
     save_safetensors(file, left | {"lm_head.bias": np.zeros(100, np.float32)}, overwrite=True)
     config = json.loads((folder / "config.json").read_text())
-    config |= {"model_type": "roberta", "pad_token_id": 1, "type_vocab_size": 1}
+    config |= {"model_type": "roberta", "type_vocab_size": 1}
+    del config["pad_token_id"]  # as in old folders; that of RoBERTa is 1
     config["max_position_embeddings"] = 26
     (folder / "config.json").write_text(json.dumps(config))
 

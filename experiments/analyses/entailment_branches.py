@@ -32,7 +32,7 @@ def add_ablations(page: Page, subject: Any) -> None:
     """
     page.section("Ablations")
     try:
-        runs = rte_table.read_runs(subject.workdir.parent)
+        runs = rte_table.read_pair_runs(subject.workdir.parent)
         if len({key[0] for key in runs}) < 2:
             raise UserError("one model alone")
     except UserError as reason:

@@ -32,10 +32,14 @@ def frozen_garbage():
     gc.freeze()
 
 
-@pytest.fixture(scope="module")
-def quick_compilation():
-    """Compiles without optimisation, where tests compile much and compute little."""
-    jax.config.update("jax_disable_most_optimizations", True)
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation(request):
+    """Compiles without optimisation, as tests compile much and compute little.
+
+    A module that looks at what the compiler makes of a kernel has OPTIMISED = True.
+    """
+    quick = not getattr(request.module, "OPTIMISED", False)
+    jax.config.update("jax_disable_most_optimizations", quick)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
 

@@ -16,7 +16,6 @@ from alcnet import (
 )
 from tests.alcnet import loops
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 rng = np.random.default_rng(0)
 pool = jax.jit(pool_maps)
 

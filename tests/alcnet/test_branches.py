@@ -21,7 +21,6 @@ from alcnet import (
 from alcnet.attention_cnn import LayerConv, SpatialConv, SqueezeExcitation, halve, masked_mean
 from tests.alcnet import loops
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 rng = np.random.default_rng(3)
 
 

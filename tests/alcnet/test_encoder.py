@@ -16,7 +16,6 @@ from alcnet.encoder import CountTokens, Embeddings, Encoder, EncoderLayer
 from common.checkpoints.tensors import load_safetensors, save_safetensors
 from common.errors import DataError, UserError
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 GOLDEN = Path(__file__).parent / "golden"
 ATOL = 5e-5
 

@@ -23,7 +23,6 @@ from alcnet import (
 )
 from common.nn import attention_weights, average_values
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 rng = np.random.default_rng(5)
 IDS = jnp.asarray(rng.integers(1, 30, (2, 9)))
 MASK = jnp.array([[1] * 9, [1] * 6 + [0] * 3])

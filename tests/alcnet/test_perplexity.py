@@ -15,7 +15,6 @@ from common.errors import DataError
 from tests.alcnet import loops
 from tests.alcnet.test_encoder import GOLDEN, close, drop, expected, load, run
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 LEGACY = GOLDEN / "bert_tiny_legacy"
 MASK_ID, CLS, SEP = 99, 1, 2
 rng = np.random.default_rng(11)

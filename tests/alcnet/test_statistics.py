@@ -16,7 +16,6 @@ from alcnet import (
 from tests.alcnet import loops
 from tests.alcnet.test_attention_maps import softmax_maps
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 measure = jax.jit(head_statistics)
 
 

@@ -9,8 +9,6 @@ import pytest
 
 from convattn import Sizes, conv_attn, generate, hybrid
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 SIZES = Sizes(vocabulary=13, width=8, heads=2, length=16)
 
 

@@ -22,8 +22,6 @@ from convattn import (
     streamed_logits,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 SIZES = Sizes(vocabulary=11, width=8, heads=2, length=12)
 LENGTH = 7
 CAUSAL = {

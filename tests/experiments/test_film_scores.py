@@ -8,7 +8,6 @@ from common.train.metrics import make_batch_sums, summarise
 from experiments.analyses.entailment_film import film_over_training, film_series
 from experiments.tasks.film_scores import film_moments, film_summary, without_moments
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 rng = np.random.default_rng(2)
 
 

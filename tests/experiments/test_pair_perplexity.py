@@ -16,7 +16,6 @@ from experiments.tasks.rte import make_task
 from tests.alcnet.test_encoder import GOLDEN
 from tests.experiments.test_rte import tiny
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 FRAME = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 

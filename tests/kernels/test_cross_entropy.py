@@ -8,6 +8,8 @@ import pytest
 
 from common.kernels import cross_entropy, linear_cross_entropy
 
+OPTIMISED = True
+
 
 def draw(lead=(3,), steps=6, width=4, classes=10, dtype=np.float32):
     rng = np.random.default_rng(0)

@@ -9,6 +9,8 @@ import pytest
 
 from common.kernels import exact_gelu
 
+OPTIMISED = True
+
 POINTS = np.concatenate([np.linspace(-9.0, 9.0, 181), [-40.0, 40.0, 1e-6]])
 
 

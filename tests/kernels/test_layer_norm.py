@@ -11,6 +11,8 @@ from flax import linen as nn
 from common.kernels import layer_norm
 from common.nn import LayerNorm
 
+OPTIMISED = True
+
 
 def normal(*shape: int, seed: int = 0) -> Any:
     return np.random.default_rng([seed, *shape]).standard_normal(shape)

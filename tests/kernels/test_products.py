@@ -11,6 +11,8 @@ from flax import linen as nn
 from common.kernels import by_rows, product, product_transposed, project
 from common.nn import Dense
 
+OPTIMISED = True
+
 ROUNDING = 2.0**-8
 
 

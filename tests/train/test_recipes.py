@@ -18,8 +18,6 @@ from common.train import (
 from common.train.averaging import ParameterAverage, scored_params
 from tests.train.toy import At, Crash, NoProgress, ToyTask, crash, curve, toy_config
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 class ScaledTask(ToyTask):
     """Learns its head at half the rate, and its hidden layer not at all."""

@@ -112,6 +112,7 @@ def test_after_kill_9(uninterrupted, tmp_path, compilation_folder):
     environment = os.environ | {
         "PYTHONPATH": str(ROOT),
         "JAX_COMPILATION_CACHE_DIR": str(compilation_folder),
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # the same programs as here
     }
     for step in (8, 16):  # checkpoints are being written just then
         done = subprocess.run(

@@ -7,7 +7,6 @@ from experiments.rte import make_task
 from tests.experiments.test_rte import tiny
 from tests.train.toy import At, Crash, crash, curve, without_timing
 
-pytestmark = pytest.mark.usefixtures("cached_compilation")
 STOPPED = 3
 """A step behind the checkpoint of step 2."""
 CONFIG = {

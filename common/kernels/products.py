@@ -23,16 +23,21 @@ from common.array_types import Array, Float
 
 
 def project(
-    x: Float[Array, "*b i"], matrix: Float[Array, "i o"], bias: Float[Array, "o"] | None = None
+    x: Float[Array, "*b i"],
+    matrix: Float[Array, "i o"],
+    bias: Float[Array, "o"] | None = None,
+    dtype: Any = None,
 ) -> Float[Array, "*b o"]:
-    """Returns x @ matrix + bias, summed in float32 at least, in the dtype that all promote to.
+    """Returns x @ matrix + bias, summed in float32 at least.
 
-    Times: `experiments.benchmarks.language`, case projection.
+    Gradients of a float32 matrix and bias are not rounded on their way through bfloat16, where the
+    CPU's own products are at work. Times: `experiments.benchmarks.language`, case projection.
 
     Args:
         x: channels last.
         matrix: a column for each channel of the result.
         bias: summand of each channel.
+        dtype: of what is multiplied, and of the result; what all promote to by default.
 
     Raises:
         ValueError: channels that do not fit.
@@ -42,12 +47,13 @@ def project(
         shapes = f"x {x.shape}, matrix {matrix.shape}"
         shapes += "" if bias is None else f", bias {bias.shape}"
         raise ValueError(f"{shapes} do not fit; expected (*b, i), (i, o) and (o,)")
-    dtype = jnp.result_type(*(part for part in (x, matrix, bias) if part is not None))
-    x, matrix = x.astype(dtype), matrix.astype(dtype)
-    bias = jnp.zeros(matrix.shape[1], dtype) if bias is None else bias.astype(dtype)
+    if dtype is None:
+        dtype = jnp.result_type(*(part for part in (x, matrix, bias) if part is not None))
+    x = x.astype(dtype)
+    bias = jnp.zeros(matrix.shape[1], matrix.dtype) if bias is None else bias
     if _own_gradient(dtype):
         return _projected(x, matrix, bias)
-    return jnp.matmul(x, matrix) + _row(bias, x)
+    return jnp.matmul(x, matrix.astype(dtype)) + _row(bias.astype(dtype), x)
 
 
 def product(
@@ -104,21 +110,25 @@ def _turned(x: Array) -> Array:
 
 @jax.custom_vjp
 def _projected(x: Array, matrix: Array, bias: Array) -> Array:
-    return (_summed(x, matrix, -2) + _row(bias, x)).astype(x.dtype)
+    return (_summed(x, matrix.astype(x.dtype), -2) + _row(bias, x)).astype(x.dtype)
 
 
-def _projected_forward(x: Array, matrix: Array, bias: Array) -> tuple[Array, tuple[Array, Array]]:
-    return _projected(x, matrix, bias), (x, matrix)
+def _projected_forward(
+    x: Array, matrix: Array, bias: Array
+) -> tuple[Array, tuple[Array, Array, Array]]:
+    return _projected(x, matrix, bias), (x, matrix, bias)
 
 
 @jax.jit
-def _projected_backward(saved: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array, Array]:
-    x, matrix = saved
+def _projected_backward(
+    saved: tuple[Array, Array, Array], cotangent: Array
+) -> tuple[Array, Array, Array]:
+    x, matrix, bias = saved
     places = cotangent.reshape(-1, cotangent.shape[-1])
     of_matrix = _summed(_turned(x.reshape(-1, x.shape[-1])), places, -2)
     of_bias = _summed(jnp.ones((1, len(places)), x.dtype), places, -2)[0]
-    of_x = _summed(cotangent, matrix, -1)
-    return of_x.astype(x.dtype), of_matrix.astype(x.dtype), of_bias.astype(x.dtype)
+    of_x = _summed(cotangent, matrix.astype(x.dtype), -1)
+    return of_x.astype(x.dtype), of_matrix.astype(matrix.dtype), of_bias.astype(bias.dtype)
 
 
 _projected.defvjp(_projected_forward, _projected_backward)

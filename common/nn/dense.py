@@ -30,7 +30,7 @@ class Dense(nn.Module):
     def __call__(self, x: Float[Array, "*b i"]) -> Float[Array, "*b o"]:
         """Returns the mapped channels."""
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), jnp.float32)
-        parts = [x, kernel]
+        bias = None
         if self.use_bias:
-            parts.append(self.param("bias", self.bias_init, (self.features,), jnp.float32))
-        return project(*(part.astype(self.dtype) for part in parts))
+            bias = self.param("bias", self.bias_init, (self.features,), jnp.float32)
+        return project(x, kernel, bias, self.dtype)

@@ -74,7 +74,7 @@ def projection(batch: int, repeats: int) -> list[dict[str, Any]]:
         x = x.astype(dtype)
 
         def own(x, matrix, bias, weight):
-            y = project(x, matrix.astype(x.dtype), bias.astype(x.dtype))
+            y = project(x, matrix, bias, x.dtype)
             return (y * weight).astype(jnp.float32).sum()
 
         def plain(x, matrix, bias, weight):

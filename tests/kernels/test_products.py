@@ -118,6 +118,23 @@ def test_dtypes_are_promoted():
     assert project(x, matrix.astype(x.dtype)).dtype == jnp.bfloat16
 
 
+def test_gradients_of_wide_parameters_are_not_rounded(monkeypatch):
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    x, weight = draw((40, 8), 0, jnp.bfloat16), draw((40, 6), 1, jnp.bfloat16)
+    matrix, bias = draw((8, 6), 2, jnp.float32), draw((6,), 3, jnp.float32)
+
+    def total(matrix, bias):
+        y = project(x, matrix, bias, jnp.bfloat16)
+        assert y.dtype == jnp.bfloat16
+        return (y.astype(jnp.float32) * weight.astype(jnp.float32)).sum()
+
+    found = jax.jit(jax.grad(total, (0, 1)))(matrix, bias)
+    rows, weights = (np.asarray(a, np.float64) for a in (x, weight))
+    for gradient, expected in zip(found, (rows.T @ weights, weights.sum(0)), strict=True):
+        assert gradient.dtype == jnp.float32
+        np.testing.assert_allclose(gradient, expected, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("x", "matrix", "bias"), [((2, 3), (4, 5), None), ((2, 4), (4, 5, 1), None), ((4,), (4, 5), 4)]
 )

@@ -21,7 +21,7 @@ EVERY = 6
 """Questions of each type that ask for all colours."""
 FIRST_CENTRES = [[67, 36], [57, 44], [53, 31], [56, 67], [61, 21], [33, 25]]
 FIRST_QUESTIONS = ["shape of blue circle", "side of grey left", "level of green bottom"]
-FIRST_QUESTIONS += ["nearest to blue square", "furthest from orange circle", "count like green 4"]
+FIRST_QUESTIONS += ["nearest to blue square", "furthest from orange circle", "number like green 4"]
 
 
 def drawn(settings=SETTINGS[0], count=200, per_type=EVERY, seed=0):
@@ -93,7 +93,7 @@ def test_questions_are_readable_and_of_every_type():
     words = [decode(row).split() for row in tokens.reshape(-1, 4)]
     assert [row[0] for row in words[:12]] == [name for name in TYPES for _ in range(2)]
     assert {" ".join(row[:2]) for row in words} == {
-        "shape of", "side of", "level of", "nearest to", "furthest from", "count like"
+        "shape of", "side of", "level of", "nearest to", "furthest from", "number like"
     }  # fmt: skip
     colours = tokens[..., 2].reshape(200, 6, 2)
     assert (colours[..., 0] != colours[..., 1]).all()
@@ -132,8 +132,8 @@ def test_answers_are_balanced_where_the_task_allows():
         assert floors.majority[name] == pytest.approx(0.5, abs=0.02), name
         assert floors.question[name] == pytest.approx(0.5, abs=0.025), name
     # the others' shapes are five coins: three of them are like the asked one's in 10 of 32 cases
-    assert floors.majority["count"] == pytest.approx(10 / 32, abs=0.015)
-    assert floors.question["count"] == pytest.approx(10 / 32, abs=0.03)
+    assert floors.majority["number"] == pytest.approx(10 / 32, abs=0.015)
+    assert floors.question["number"] == pytest.approx(10 / 32, abs=0.03)
     majority_of_five = (10 * 3 + 5 * 4 + 1 * 5) * 2 / 32 / 5
     for name in ("nearest", "furthest"):
         assert floors.shapes[name] == pytest.approx(majority_of_five, abs=0.02)

@@ -11,7 +11,7 @@ object are non-relational, those about several relational:
 | level | level of COLOUR | top, bottom |
 | nearest | nearest to COLOUR: the shape of that object | circle, square |
 | furthest | furthest from COLOUR: the shape of that object | circle, square |
-| count | count like COLOUR: the objects of its shape, itself among them | 1 to 6 |
+| number | number like COLOUR: the objects of its shape, itself among them | 1 to 6 |
 """
 
 from common.data.sort_of_clevr.floors import Floors, measure_floors

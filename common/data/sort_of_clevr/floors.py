@@ -21,7 +21,7 @@ class Floors(NamedTuple):
         image: one answer to all questions about a picture, the commonest one among them.
         shapes: 'nearest' and 'furthest' by the commoner shape of the other objects, wherever they
             stand (even where they are as many: a guess); the other types as `question`, but
-            'shape' and 'count', which shapes alone determine.
+            'shape' and 'number', which shapes alone determine.
     """
 
     majority: dict[str, float]
@@ -44,7 +44,7 @@ def measure_floors(source: SortOfClevr, count: int = 10_000) -> Floors:
     same = (scenes.shapes[:, :, None] == np.arange(len(SHAPES))).sum(1)  # b, shape
     others = same[:, None] - (scenes.shapes[:, :, None] == np.arange(len(SHAPES)))
     guess = WORDS.index(SHAPES[0]) + others.argmax(-1)
-    shapes = dict(zip(TYPES, question, strict=True)) | {"shape": 1.0, "count": 1.0}
+    shapes = dict(zip(TYPES, question, strict=True)) | {"shape": 1.0, "number": 1.0}
     for name in ("nearest", "furthest"):
         shapes[name] = (answers[:, TYPES.index(name)] == guess).mean()
     return Floors(

@@ -6,12 +6,12 @@ from common.array_types import Int
 from common.data.sort_of_clevr.scenes import COLOURS, COUNT, SHAPES, Scenes, squared_distances
 
 NON_RELATIONAL = ("shape", "side", "level")
-RELATIONAL = ("nearest", "furthest", "count")
+RELATIONAL = ("nearest", "furthest", "number")
 TYPES = NON_RELATIONAL + RELATIONAL
 """Types of questions, in the order of their first words."""
 
 _LINKS = {"shape": "of", "side": "of", "level": "of", "nearest": "to", "furthest": "from"}
-_LINKS["count"] = "like"
+_LINKS["number"] = "like"
 
 SIDES, LEVELS = ("left", "right"), ("top", "bottom")
 NUMBERS = tuple(str(number) for number in range(1, COUNT + 1))
@@ -45,7 +45,7 @@ def all_answers(scenes: Scenes, image_size: int) -> Int[np.ndarray, "b types 6"]
         "level": (LEVELS, beyond[..., 0]),
         "nearest": (SHAPES, np.take_along_axis(shapes, nearest, 1)),
         "furthest": (SHAPES, np.take_along_axis(shapes, furthest, 1)),
-        "count": (NUMBERS, alike - 1),
+        "number": (NUMBERS, alike - 1),
     }
     return np.stack([WORDS.index(found[name][0][0]) + found[name][1] for name in TYPES], 1)
 

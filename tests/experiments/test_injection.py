@@ -1,0 +1,282 @@
+"""The injection experiment: no leaks, equal sizes, scores by type; runs, resumption, pages."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+
+from common.data.pipeline import gather
+from common.data.sort_of_clevr import TYPES, decode, measure_floors
+from common.train import NoProgress, evaluate, fit, parameter_count
+from experiments.analyses import injection as look
+from experiments.cli import load_config
+from experiments.comparisons.injection import CONFIG, MECHANISMS, TASK, members
+from experiments.comparisons.members import Member
+from experiments.comparisons.results import spread
+from experiments.comparisons.running import read_seeds, shorter, train_one
+from experiments.configs import injection as configs
+from experiments.injection import DEFAULT_CONFIG, main
+from experiments.injection_models import pack
+from experiments.reports.injection_comparison import write_page
+from experiments.tasks.injection import GROUPS, make_task
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+TINY = {"model.depth": 1, "model.layers": (0,), "train.steps": 4, "optim.warmup_steps": 1}
+TINY |= {f"train.{name}_every": 2 for name in ("log", "eval", "checkpoint")}
+TINY |= {"data.validation_count": 6, "data.test_count": 6, "train.eval_batch_size": 4}
+
+
+def make(variant, **fields):
+    config = load_config(f"{DEFAULT_CONFIG}:{variant}", fields)
+    return config, make_task(config)
+
+
+def small(mechanism):
+    """Fields of a model of few layers."""
+    if mechanism == "mllama":
+        return {"model.depth": 2, "model.layers": (1,)}
+    return {"model.depth": 1, "model.layers": (0,)}
+
+
+def drawn(task, seed=0):
+    """Parameters with nothing at rest, gates included."""
+    shapes = jax.eval_shape(task.init, jax.random.key(0))
+    rng = np.random.default_rng(seed)
+
+    def draw(path, leaf):
+        width = np.prod(leaf.shape[:-1]) if len(leaf.shape) > 1 else 1
+        noise = rng.standard_normal(leaf.shape) * (width**-0.5 if width > 1 else 0.5)
+        return jnp.asarray(noise + (path[-1].key == "scale"), jnp.float32)
+
+    return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+@pytest.mark.parametrize("mechanism", configs.MECHANISMS)
+def test_every_mechanism_has_a_loss_and_about_as_many_parameters(mechanism):
+    """Shapes alone, nothing is computed."""
+    config, task = make(mechanism)
+    params = jax.eval_shape(task.init, jax.random.key(0))
+    assert parameter_count(params) == pytest.approx(SIZE, rel=0.03)
+    batch = gather(task.train_source, np.arange(2))
+    loss, metrics = jax.eval_shape(task.loss, params, batch, jax.random.key(0))
+    assert loss.shape == metrics["accuracy"].shape == ()
+    scores = jax.eval_shape(task.score, params, batch)
+    assert set(scores) == {"loss", "accuracy", *GROUPS, *TYPES}
+
+
+SIZE = 328_000
+
+
+def slow(*names):
+    return [pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
+QUICK = ("cross", "projection", "disentangled")
+REST = tuple(name for name in configs.MECHANISMS if name not in QUICK)
+
+
+@pytest.mark.parametrize("mechanism", [*QUICK, *slow(*REST)])
+def test_questions_in_one_row_do_not_see_each_other(mechanism):
+    """The same answers as of every question asked alone; and they depend on image and question."""
+    _, task = make(f"{mechanism},smoke", **small(mechanism))
+    params = drawn(task)
+    batch = gather(task.eval_sources["test"], np.arange(2))
+    ask = jax.jit(
+        lambda images, questions: task.model.apply(
+            {"params": params}, images, questions, rngs={"slots": jax.random.key(0)}
+        )
+    )
+    images, questions = task.inputs(batch)
+    whole = ask(images, questions)
+    assert whole.shape == (task.model.members, 2, 6, 30)
+    for number in (0, 4):
+        alone = ask(images, questions[:, number : number + 1])
+        np.testing.assert_allclose(whole[:, :, number], alone[:, :, 0], rtol=2e-3, atol=2e-3)
+    other = ask(images[::-1], questions)
+    assert float(jnp.abs(other - whole).max()) > 1e-2, "the image is seen"
+
+
+@pytest.mark.parametrize("mechanism", ["cross", *slow(*(set(configs.MECHANISMS) - {"cross"}))])
+def test_gradients_reach_every_parameter(mechanism):
+    _, task = make(f"{mechanism},smoke", **small(mechanism))
+    params = drawn(task)
+    batch = gather(task.train_source, np.arange(8))
+    grads = jax.jit(jax.grad(lambda p: task.loss(p, batch, jax.random.key(0))[0]))(params)
+    for path, leaf in flatten_dict(grads, sep="/").items():
+        assert np.isfinite(leaf).all(), path
+        if "k_norm" not in path:
+            assert np.abs(leaf).max() > 0, path
+
+
+@pytest.mark.parametrize(
+    "mechanism", ["film", *slow("cross", "flamingo", "mllama", "disentangled", "pathways")]
+)
+def test_gated_mechanisms_begin_as_the_decoder_alone(mechanism):
+    """At the start nothing of the image is in the answers of what has gates or FiLM."""
+    _, task = make(f"{mechanism},smoke", **small(mechanism))
+    params = jax.jit(task.init)(jax.random.key(0))
+    batch = gather(task.eval_sources["test"], np.arange(2))
+    ask = jax.jit(lambda images: task.logits(params, {**batch, "image": images}))
+    np.testing.assert_array_equal(ask(batch["image"]), ask(batch["image"][::-1]))
+
+
+def test_controls_are_not_shown_image_or_question():
+    _, seeing = make("cross,smoke", **small("cross"))
+    params, batch = drawn(seeing), gather(seeing.eval_sources["test"], np.arange(2))
+    swapped = {**batch, "image": batch["image"][::-1]}
+    others = {**batch, "tokens": batch["tokens"][:, ::-1]}
+    for blank, changed in (("image", swapped), ("question", others)):
+        _, task = make(f"cross,smoke,blank={blank}", **small("cross"))
+        ask = jax.jit(lambda b, task=task: task.logits(params, b))
+        np.testing.assert_array_equal(ask(batch), ask(changed))
+    ask = jax.jit(lambda b: seeing.logits(params, b))
+    assert not np.allclose(ask(batch), ask(swapped))
+    assert not np.allclose(ask(batch), ask(others))
+
+
+def test_places_and_mask_of_packed_questions():
+    text = pack(jnp.arange(12).reshape(1, 2, 6)[:, :, :3], 2)
+    assert text.tokens[0].tolist() == [0, 0, 0, 1, 2, 6, 7, 8]
+    assert text.places[0].tolist() == [0, 1, 2, 3, 4, 2, 3, 4]
+    owners = [0, 0, 1, 1, 1, 2, 2, 2]
+    expected = [[b in (0, a) for b in owners] for a in owners]
+    np.testing.assert_array_equal(text.mask[0], expected)
+
+
+def test_scores_are_means_by_type_with_intervals():
+    config, task = make("film_ensemble,smoke", **{"data.test_count": 20}, **small("film"))
+    params = drawn(task)
+    source = task.eval_sources["test"]
+    scores = evaluate(task, params, source, 8)
+    batch = gather(source, np.arange(20))
+    logits = np.asarray(task.logits(params, batch), np.float64)
+    p = np.exp(logits - logits.max(-1, keepdims=True))
+    p = (p / p.sum(-1, keepdims=True)).mean(0)
+    answers = batch["tokens"][..., -1]
+    right = p.argmax(-1) == answers
+    losses = -np.log(np.take_along_axis(p, answers[..., None], -1))
+    assert scores["loss"] == pytest.approx(losses.mean(), rel=1e-4)
+    assert scores["accuracy"] == pytest.approx(right.mean())
+    for group, names in GROUPS.items():
+        asked = [decode(row).split()[0] in names for row in batch["tokens"][0]]
+        assert scores[group] == pytest.approx(right[:, asked].mean())
+        assert scores[f"{group}_low"] <= scores[group] <= scores[f"{group}_high"]
+    for number, name in enumerate(TYPES):
+        assert scores[name] == pytest.approx(right[:, number].mean())
+        assert scores[f"{name}_low"] <= scores[name] <= scores[f"{name}_high"]
+
+
+def test_modulation_is_measured_as_by_hand():
+    _, task = make("film,smoke", **small("film"))
+    params, batch = drawn(task), gather(task.eval_sources["test"], np.arange(3))
+    named = look.intermediates(task, params, batch)
+    (path,) = [p.removesuffix("/gamma") for p in named if p.endswith("/gamma")]
+    x, gamma, beta = (np.asarray(named[f"{path}/{n}"]) for n in ("input", "gamma", "beta"))
+    found = look.modulations(task, params, batch)["layer 0"]
+    for number in range(6):
+        answer = 3 * number + 2
+        own = x[:, answer]
+        size = np.sqrt((own**2).mean())
+        assert found.scaling[number] == pytest.approx(
+            np.sqrt((((gamma - 1) * own) ** 2).mean()) / size, rel=1e-4
+        )
+        assert found.shifting[number] == pytest.approx(np.sqrt((beta**2).mean()) / size, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("mechanism", "count"),
+    [
+        ("cross", 6),
+        ("projection", 6),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (("disentangled", 6), ("flamingo", 4), ("slots", 4), ("mllama", 6))
+        ),
+    ],
+)
+def test_attention_to_the_image_is_a_map_of_places(mechanism, count):
+    _, task = make(f"{mechanism},smoke", **small(mechanism))
+    batch = gather(task.eval_sources["test"], np.arange(2))
+    maps = look.image_attention(task, drawn(task), batch)
+    assert maps
+    for name, found in maps.items():
+        assert found.shape == (2, count, 3, 3), name
+        assert (found >= 0).all() and (found.sum((2, 3)) < 1 + 1e-4).all(), name
+    if mechanism == "cross":
+        np.testing.assert_allclose(maps["layer 0"].sum((2, 3)), 1, rtol=1e-4)
+
+
+def test_a_run_trains_resumes_and_makes_its_page(tmp_path, capsys):
+    run = tmp_path / "run"
+    arguments = [f"--config={DEFAULT_CONFIG}:cross,smoke", f"--workdir={run}"]
+    arguments += [f"--config.{key}={value}" for key, value in TINY.items()]
+    assert main(arguments) == 0
+    result = json.loads((run / "result.json").read_text())
+    page = (run / "report" / "report.html").read_text()
+    for words in ("shapes without places", "tanh of every gate", "layer 0"):
+        assert words in page
+    assert 0 <= result["test"]["relational"] <= 1
+    config = load_config(f"{DEFAULT_CONFIG}:cross,smoke", TINY)
+    (run / "result.json").unlink()
+    again = fit(make_task(config), config, run, progress=NoProgress())
+    assert again["test"] == result["test"]
+    assert main(["--mode=eval", f"--workdir={run}"]) == 0
+    assert f"relational={result['test']['relational']:.6g}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([":mechanism=flamigo"], "mechanism is 'flamigo'; the nearest is flamingo"),
+        ([":mllama,late"], "mllama has layers of its own"),
+        ([":projection,late"], "projection replaces tokens at one place; layers is 'late'"),
+        (["", "--config.model.layers=(4,)"], "model.layers is (4,); expected some of 0 to 3"),
+        (["", "--config.model.mechanism=eyes"], "model.mechanism is 'eyes'; choose one of"),
+        (["", "--config.model.channels=(8,)"], "model.channels is (8,); expected 2 numbers"),
+        (["", "--config.model.heads=3"], "config.model: width is 64; expected a multiple of 3"),
+        (["", "--config.data.blank=both"], "data.blank is 'both'; choose one of nothing, image"),
+        (["", "--config.data.radius=9"], "data.image_size is 75; 6 objects of radius 9 want"),
+        (["", "--config.optim.gate_scale=0"], "optim.gate_scale is 0.0; expected more than 0"),
+    ],
+)
+def test_mistakes_end_in_one_line(arguments, message, tmp_path, capsys):
+    first, *others = arguments
+    command = [f"--config={DEFAULT_CONFIG}{first}", f"--workdir={tmp_path / 'run'}", *others]
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_members_differ_in_folder_and_are_whole():
+    chosen = members(read_seeds("0,1"), shorter(2))
+    assert len({member.folder for member in chosen}) == len(chosen)
+    assert {member.part for member in chosen} == {"mechanisms", "controls", "layers"}
+    assert set(MECHANISMS.values()) == set(configs.MECHANISMS)
+    for member in chosen:
+        config = member.config()
+        assert (config.seed, config.data.seed, config.train.steps) == (member.seed,) * 2 + (2,)
+
+
+def test_the_page_is_made_of_the_runs_that_there_are(tmp_path):
+    chosen = [
+        Member(part, TASK, model, 0, f"{choices},smoke", TINY, CONFIG)
+        for part, model, choices in (
+            ("mechanisms", "FiLM", "film"),
+            ("controls", "question alone", "film,blank=image"),
+            ("layers", "FiLM first", "film"),
+        )
+    ]
+    for member in chosen:
+        train_one(member, tmp_path, make_task)
+    page = write_page(chosen, tmp_path).read_text()
+    folder = tmp_path / chosen[0].folder
+    score = json.loads((folder / "result.json").read_text())["test"]["relational"]
+    for words in (spread([score]), "Scaling or shifting?", "counted: shapes without places"):
+        assert words in page
+    floors = measure_floors(make_task(chosen[1].config()).eval_sources["test"])
+    assert f"{floors.majority['number']:.3f}" in page

@@ -14,8 +14,8 @@ from common.errors import UserError
 from common.injection import Injector, MllamaSizes, by_member, layer_names, mllama_decoder
 from experiments.injection_mechanisms import MECHANISMS, Mechanism, Setting
 
-PATCHES = (5, 3)
-"""Sizes of the encoder's convolutions, and their strides."""
+STRIDES = (3, 5)
+"""Strides of the encoder's convolutions, whose kernels are of 5 x 5."""
 
 
 class Text(NamedTuple):
@@ -51,10 +51,11 @@ def pack(questions: Int[Array, "b q l"], image_tokens: int) -> Text:
 
 
 class SceneEncoder(nn.Module):
-    """A small convolutional net over patches that do not overlap, with a code for each place.
+    """A small convolutional net with a code for each place of its map.
 
-    5 x 5 pixels become one, then 3 x 3 of these; an object of 10 pixels lies in one to four of the
-    last, which keeps the colours of neighbours apart.
+    The first convolution looks for edges at every third pixel; the second makes one place of 5 x 5
+    of these and overlaps nothing, which keeps the colours of neighbours apart: an object of 10
+    pixels lies in one to four places of 15.
 
     Attributes:
         channels: of the two convolutions.
@@ -68,8 +69,8 @@ class SceneEncoder(nn.Module):
     def __call__(self, images: UInt8[Array, "b h w 3"]) -> Float[Array, "b s c"]:
         """Returns the features of every place, row by row."""
         x = 1.0 - images.astype(jnp.float32) / 255.0  # white is nothing
-        for number, (channels, size) in enumerate(zip(self.channels, PATCHES, strict=True)):
-            conv = nn.Conv(channels, (size, size), (size, size), name=f"conv_{number}")
+        for number, (channels, stride) in enumerate(zip(self.channels, STRIDES, strict=True)):
+            conv = nn.Conv(channels, (5, 5), (stride, stride), name=f"conv_{number}")
             x = nn.relu(conv(x))
         x = nn.LayerNorm(name="norm")(nn.Dense(self.width, name="out")(x))
         x = x + self.param("positions", _cosines, x.shape[1:])[None]
@@ -91,8 +92,8 @@ def _cosines(key: PRNGKey, shape: tuple[int, int, int]) -> Float[Array, "h w c"]
 
 def map_side(image_size: int) -> int:
     """Returns the number of rows, and of columns, of a `SceneEncoder`'s map."""
-    for size in PATCHES:
-        image_size = -(-image_size // size)
+    for stride in STRIDES:
+        image_size = -(-image_size // stride)
     return image_size
 
 
@@ -157,8 +158,8 @@ def make_injection_model(config: ConfigDict, image_size: int) -> VisionLanguageM
     layers, channels = tuple(config.layers), tuple(config.channels)
     if not layers or not all(0 <= n < config.depth for n in layers):
         raise UserError(f"model.layers is {layers}; expected some of 0 to {config.depth - 1}")
-    if len(channels) != len(PATCHES):
-        raise UserError(f"model.channels is {channels}; expected {len(PATCHES)} numbers")
+    if len(channels) != len(STRIDES):
+        raise UserError(f"model.channels is {channels}; expected {len(STRIDES)} numbers")
     side = map_side(image_size)
     fields = ("width", "heads", "inner", "tokens", "members")
     setting = Setting(layers, side, **{name: config[name] for name in fields})
@@ -183,7 +184,7 @@ def _assemble(
     )
     places = layer_names(at.layers[: len(made.before)])
     return VisionLanguageModel(
-        SceneEncoder(channels, config.width),
+        SceneEncoder((channels[0], channels[1]), config.width),
         made.connector,
         Injector(mllama_decoder(sizes), made.before, places),
         made.context,

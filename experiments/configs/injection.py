@@ -14,6 +14,11 @@ Visual tokens in the text, in the places of image tokens: projection, spatial_pr
 perceiver, slots. Beside the text: cross (gated cross-attention), flamingo (the same behind a
 Perceiver resampler), mllama (layers that are cross-attention), disentangled (attention to text and
 vision with terms of their own), film, pathways, film_ensemble (by the mean of the features).
+
+The recipe is not there yet: in trials of 1,000 steps or fewer with two layers of gated
+cross-attention (under two minutes of processor time, Intel Xeon at 2.1 GHz, 2026-11-22) side and
+level were learned to 99 %, and nothing else. Without `optim.relational_from`, trials of at most 900
+steps came to 86 % of these two at best.
 """
 
 from ml_collections import ConfigDict
@@ -79,12 +84,13 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data.seed = 0
 
     config.optim = ConfigDict()
-    config.optim.learning_rate = 3e-3
+    config.optim.learning_rate = 2e-3
     config.optim.final_fraction = 0.02
     config.optim.warmup_steps = 100
     config.optim.weight_decay = 0.01
     config.optim.clip_norm = 1.0
     config.optim.gate_scale = 10.0  # gates begin at 0, and vision learns nothing before they open
+    config.optim.relational_from = 600  # steps with questions about one object alone
 
     config.train = ConfigDict()
     config.train.steps = 3_000
@@ -133,6 +139,6 @@ def _shrink(config: ConfigDict) -> None:
     config.model.update(width=16, heads=2, hidden=16, inner=16, channels=(8, 16), tokens=4)
     config.data.update(image_size=41, radius=2, per_type=1)
     config.data.update(train_count=400, validation_count=50, test_count=100)
-    config.optim.warmup_steps = 5
+    config.optim.update(warmup_steps=5, relational_from=5)
     config.train.update(steps=30, batch_size=8, eval_batch_size=50, log_every=10)
     config.train.update(eval_every=15, checkpoint_every=15)

@@ -68,7 +68,7 @@ def test_every_mechanism_has_a_loss_and_about_as_many_parameters(mechanism):
     assert set(scores) == {"loss", "accuracy", *GROUPS, *TYPES}
 
 
-SIZE = 328_000
+SIZE = 361_000
 
 
 def slow(*names):
@@ -136,6 +136,19 @@ def test_controls_are_not_shown_image_or_question():
     ask = jax.jit(lambda b: seeing.logits(params, b))
     assert not np.allclose(ask(batch), ask(swapped))
     assert not np.allclose(ask(batch), ask(others))
+
+
+def test_relational_questions_enter_the_objective_late():
+    _, task = make("film,smoke", **{"optim.relational_from": 4}, **small("film"))
+    params, batch = drawn(task), gather(task.train_source, np.arange(3))
+    log_p = np.asarray(jax.nn.log_softmax(task.logits(params, batch, jax.random.key(0))))[0]
+    losses = -np.take_along_axis(log_p, batch["tokens"][..., -1:], -1)[..., 0].mean(0)
+    alone, whole = losses[:3].mean(), losses.mean()
+    half = (losses[:3].sum() + losses[3:].sum() / 2) / 4.5
+    for step, expected in ((0, alone), (4, alone), (6, half), (8, whole), (90, whole)):
+        found, _ = task.loss_at(params, batch, jax.random.key(0), jnp.asarray(step))
+        assert found == pytest.approx(expected, rel=1e-4), step
+    assert task.loss(params, batch, jax.random.key(0))[0] == pytest.approx(whole, rel=1e-4)
 
 
 def test_places_and_mask_of_packed_questions():

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
@@ -133,7 +133,7 @@ def intermediates(task: InjectionTask, params: PyTree, batch: Batch) -> dict[str
         )[1]
     )
     return {
-        "/".join(path): leaf[0]
+        "/".join(path): cast(tuple, leaf)[0]
         for path, leaf in flatten_dict(look(params, dict(batch))["intermediates"]).items()
     }
 

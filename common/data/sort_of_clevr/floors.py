@@ -47,8 +47,8 @@ def measure_floors(source: SortOfClevr, count: int = 10_000) -> Floors:
     shapes = dict(zip(TYPES, question, strict=True)) | {"shape": 1.0, "number": 1.0}
     for name in ("nearest", "furthest"):
         shapes[name] = (answers[:, TYPES.index(name)] == guess).mean()
-    return Floors(
-        *({name: float(x) for name, x in zip(TYPES, values, strict=True)}
-          for values in (majority, question, image)),
-        {name: float(x) for name, x in shapes.items()},
-    )  # fmt: skip
+    first, second, third = (
+        {name: float(x) for name, x in zip(TYPES, values, strict=True)}
+        for values in (majority, question, image)
+    )
+    return Floors(first, second, third, {name: float(x) for name, x in shapes.items()})

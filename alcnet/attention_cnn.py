@@ -18,7 +18,7 @@ from flax import linen as nn
 
 from common.array_types import Array, Bool, Float
 from common.kernels import correlate_2d, film
-from common.nn import LayerNorm
+from common.nn import Dense, LayerNorm
 
 Modulation = tuple[Float[Array, "b c"], Float[Array, "b c"]]
 """gamma and beta of one place where FiLM acts."""
@@ -72,7 +72,7 @@ class LayerConv(nn.Module):
         framed = jnp.pad(x, ((0, 0), (half, half), (0, 0), (0, 0), (0, 0)))
         neighbours = [framed[:, i : i + layers] for i in range(self.size)]
         wide = jnp.concatenate(neighbours, -1)
-        return nn.Dense(self.channels, dtype=self.dtype, name="dense")(wide)
+        return Dense(self.channels, dtype=self.dtype, name="dense")(wide)
 
 
 class SqueezeExcitation(nn.Module):
@@ -92,8 +92,8 @@ class SqueezeExcitation(nn.Module):
     ) -> Float[Array, "b layers q s c"]:
         """Returns x with its channels scaled by factors between 0 and 1."""
         width = x.shape[-1]
-        hidden = nn.Dense(max(1, width // self.ratio), dtype=self.dtype, name="squeeze")
-        gate = nn.Dense(width, dtype=self.dtype, name="excite")
+        hidden = Dense(max(1, width // self.ratio), dtype=self.dtype, name="squeeze")
+        gate = Dense(width, dtype=self.dtype, name="excite")
         scale = jax.nn.sigmoid(gate(jax.nn.relu(hidden(masked_mean(x, mask)))))
         return x * scale[:, None, None, None, :]
 
@@ -173,8 +173,8 @@ def make_attention_cnn(
     """Builds the branch with `blocks` equal blocks."""
     return AttentionCNN(
         tuple(MapBlock(channels, dtype) for _ in range(blocks)),
-        nn.Dense(channels, dtype=dtype),
-        nn.Sequential([nn.Dense(features, dtype=dtype), nn.LayerNorm(dtype=dtype), jax.nn.gelu]),
+        Dense(channels, dtype=dtype),
+        nn.Sequential([Dense(features, dtype=dtype), nn.LayerNorm(dtype=dtype), jax.nn.gelu]),
     )
 
 

@@ -19,7 +19,7 @@ from flax import struct
 
 from alcnet.dropout import Dropout
 from common.array_types import Array, Bool, Float, Int, PyTree
-from common.nn import LayerNorm, attention_weights, average_values
+from common.nn import Dense, LayerNorm, attention_weights, average_values
 
 INIT = nn.initializers.truncated_normal(0.02)
 
@@ -278,5 +278,5 @@ def _apply_layer(
     return nn.remat(call)(layer, x, mask)
 
 
-def _dense(width: int, dtype: Any, name: str) -> nn.Dense:
-    return nn.Dense(width, dtype=dtype, kernel_init=nn.initializers.xavier_uniform(), name=name)
+def _dense(width: int, dtype: Any, name: str) -> Dense:
+    return Dense(width, dtype=dtype, kernel_init=nn.initializers.xavier_uniform(), name=name)

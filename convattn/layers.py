@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from common.array_types import Array, Float, PyTree, Time
-from common.nn import DotProductAttention, LayerNorm, rotate_time
+from common.nn import Dense, DotProductAttention, LayerNorm, rotate_time
 
 EXPANSION = 4
 
@@ -126,11 +126,11 @@ class AttentionLayer(nn.Module):
         """Makes the projections."""
         self.norm = LayerNorm(dtype=self.dtype)
         self.projections = [
-            nn.Dense(self.width, use_bias=False, dtype=self.dtype, name=name)
+            Dense(self.width, use_bias=False, dtype=self.dtype, name=name)
             for name in ("query", "key", "value")
         ]
         self.attention = DotProductAttention()
-        self.out = nn.Dense(self.width, use_bias=False, dtype=self.dtype)
+        self.out = Dense(self.width, use_bias=False, dtype=self.dtype)
 
     def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
         """Takes whole sequences."""
@@ -199,8 +199,8 @@ class MLPLayer(nn.Module):
     def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
         """Takes whole sequences."""
         hidden = LayerNorm(dtype=self.dtype, name="norm")(x)
-        hidden = nn.Dense(EXPANSION * self.width, dtype=self.dtype, name="up")(hidden)
-        return x + nn.Dense(self.width, dtype=self.dtype, name="down")(jax.nn.gelu(hidden))
+        hidden = Dense(EXPANSION * self.width, dtype=self.dtype, name="up")(hidden)
+        return x + Dense(self.width, dtype=self.dtype, name="down")(jax.nn.gelu(hidden))
 
     def init_state(self, batch: int, length: int) -> None:
         """Returns None: there is no state."""

@@ -1,5 +1,6 @@
 """Sets the tests up: on the CPU with several devices, offline, and strict about ranks."""
 
+import gc
 import os
 import signal
 
@@ -9,6 +10,12 @@ os.environ["MPLBACKEND"] = "Agg"
 
 import jax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+CACHE = {
+    "jax_persistent_cache_min_compile_time_secs": 0.0,
+    "jax_persistent_cache_min_entry_size_bytes": -1,
+}
 
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -17,9 +24,36 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def frozen_garbage():
+    """Spares the garbage collector what JAX keeps of compiled programs, file after file."""
+    yield
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="module")
 def quick_compilation():
     """Compiles without optimisation, where tests compile much and compute little."""
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="session")
+def compilation_folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("compiled")
+
+
+@pytest.fixture(scope="module")
+def cached_compilation(compilation_folder):
+    """Compiles each program once, where tests make the same ones again and again."""
+    settings = CACHE | {"jax_compilation_cache_dir": str(compilation_folder)}
+    before = {name: getattr(jax.config, name) for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()

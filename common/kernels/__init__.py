@@ -8,6 +8,7 @@ from common.kernels.film import film, film_parameters
 from common.kernels.goom import Goom, from_goom, to_goom
 from common.kernels.layer_norm import layer_norm
 from common.kernels.mixing_conv import mixing_conv_2d
+from common.kernels.project import project
 from common.kernels.scan import linear_scan
 from common.kernels.scan_choice import choose_backend
 from common.kernels.scan_sharded import sharded_linear_scan
@@ -41,6 +42,7 @@ __all__ = [
     "linear_scan",
     "magnitude_bound",
     "mixing_conv_2d",
+    "project",
     "real_inverse_fft2",
     "sharded_linear_scan",
     "spectral_conv_2d",

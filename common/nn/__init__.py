@@ -6,6 +6,7 @@ from common.nn.attention import (
     attention_weights,
     average_values,
 )
+from common.nn.dense import Dense
 from common.nn.embeddings import LearnedMap, LearnedTime, NoEmbedding, SinusoidalTime
 from common.nn.norms import LayerNorm
 from common.nn.positions import (
@@ -19,6 +20,7 @@ from common.nn.positions import (
 )
 
 __all__ = [
+    "Dense",
     "DotProductAttention",
     "LayerNorm",
     "LearnedMap",

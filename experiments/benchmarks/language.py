@@ -1,12 +1,13 @@
-"""Times what language models are made of: loss, attention, a training step, decoding.
+"""Times what language models are made of: maps, loss, attention, a training step, decoding.
 
     python -m experiments.benchmarks.language [--quick] [--cases=cross_entropy] [--peer=PYTHON]
 
-Each row is beside its reference in the same process: the cross-entropy over a large vocabulary
-beside optax's on all logits; attention without its weights beside the one that keeps them; decoding
-with a cache beside calls of the whole model. The training step is the seed's: d 512, 8 heads, 32 x
-256 tokens of GPT-2's vocabulary, AdamW, clipping; --peer names a Python that has torch, which then
-runs the same models (peers/language_step.py) in turn with it.
+Each row is beside its reference in the same process: an affine map of channels beside matmul and
+sum; the cross-entropy over a large vocabulary beside optax's on all logits; attention without its
+weights beside the one that keeps them; decoding with a cache beside calls of the whole model. The
+training step is the seed's: d 512, 8 heads, 32 x 256 tokens of GPT-2's vocabulary, AdamW, clipping;
+--peer names a Python that has torch, which then runs the same models (peers/language_step.py) in
+turn with it.
 """
 
 import argparse
@@ -24,7 +25,7 @@ import numpy as np
 import optax
 
 from common.array_types import Array, PyTree
-from common.kernels import linear_cross_entropy
+from common.kernels import linear_cross_entropy, project
 from common.nn import attend, attention_weights, average_values
 from convattn import LanguageModel, Sizes, attn_attn, conv_attn, generate
 from experiments.benchmarks.timing import Compiled, measure_in_turn, print_table, write_json
@@ -59,6 +60,29 @@ def main() -> int:
         rows += found
     write_json(flags.out, rows)
     return 0
+
+
+def projection(batch: int, repeats: int) -> list[dict[str, Any]]:
+    """Times an affine map to four times the channels, and its gradients."""
+    rows = []
+    for dtype in (jnp.float32, jnp.bfloat16):
+        shapes = ((batch, LENGTH, WIDTH), (WIDTH, 4 * WIDTH), (4 * WIDTH,))
+        x, matrix, bias = (jax.random.normal(jax.random.key(i), s) for i, s in enumerate(shapes))
+        weight = jax.random.normal(jax.random.key(3), (batch, LENGTH, 4 * WIDTH), dtype)
+        x = x.astype(dtype)
+
+        def own(x, matrix, bias, weight):
+            y = project(x, matrix.astype(x.dtype), bias.astype(x.dtype))
+            return (y * weight).astype(jnp.float32).sum()
+
+        def plain(x, matrix, bias, weight):
+            y = jnp.matmul(x, matrix.astype(x.dtype)) + bias.astype(x.dtype).reshape(1, 1, -1)
+            return (y * weight).astype(jnp.float32).sum()
+
+        arrays = (x, matrix, bias, weight)
+        found = [Compiled(jax.value_and_grad(f, (0, 1, 2)), *arrays) for f in (own, plain)]
+        rows += _pair("projection", dtype, found, repeats)
+    return rows
 
 
 def cross_entropy(batch: int, repeats: int) -> list[dict[str, Any]]:
@@ -215,6 +239,7 @@ def _pair(case: str, dtype: Any, compiled: list[Compiled], repeats: int) -> list
 
 
 CASES: dict[str, Callable[[int, int], list[dict[str, Any]]]] = {
+    "projection": projection,
     "cross_entropy": cross_entropy,
     "attention": attention,
     "training_step": training_step,

@@ -38,9 +38,6 @@ def checkpoint(tmp_path_factory) -> Path:
     return path
 
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
-
 @pytest.fixture(scope="module")
 def subject(checkpoint):
     return open_subject(checkpoint, count=24)

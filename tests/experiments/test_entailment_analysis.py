@@ -14,7 +14,6 @@ from experiments.analyses.entailment_gradients import flow, pressure
 from experiments.rte import RUNS, analyze, make_task
 from tests.experiments.test_rte import tiny
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 rng = np.random.default_rng(0)
 
 

@@ -24,8 +24,6 @@ from experiments.language import DEFAULT_CONFIG, main
 from experiments.reports.language_comparison import write_page
 from experiments.tasks.language import make_task
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 WIKITEXT = Path(__file__).parents[1] / "data" / "wikitext"
 SMALL = {"model.width": 8, "data.train_count": 64, "data.validation_count": 8}
 SMALL |= {"data.test_count": 8, "train.batch_size": 4, "train.eval_batch_size": 4}

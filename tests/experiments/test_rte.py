@@ -25,7 +25,6 @@ from experiments.tasks.rte import (
     symmetric_divergence,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 VARIANTS = ("", "smoke", "rte", "rte_plain", "rte_top_left")
 VARIANTS += tuple(f"rte_without_{parts}" for parts in ABLATIONS)
 TINY = {

@@ -33,12 +33,17 @@ CONTROLS = {
 """Gated cross-attention that is not shown the image or the question."""
 
 LAYERS = ("early", "middle", "late", "every_2", "every", "first", "second", "third", "fourth")
+OWN_LAYERS = "every"
+"""Those that the studied mechanisms stand before of their own: the runs of their part serve."""
+
 STUDIED = {"gated cross-attention": "cross", "FiLM": "film"}
 """Mechanisms that are put before several choices of layers."""
 
 
 def members(seeds: Sequence[int], quick: Mapping[str, Any]) -> list[Member]:
     """Returns all runs, the first seed's before the second's; layers are studied with the first.
+
+    A run that two parts of the comparison want is one of the mechanisms.
 
     Args:
         seeds: of parameters and data.
@@ -50,7 +55,7 @@ def members(seeds: Sequence[int], quick: Mapping[str, Any]) -> list[Member]:
             for model, choices in models.items():
                 found.append(Member(part, TASK, model, seed, choices, quick, CONFIG))
     for model, choices in STUDIED.items():
-        for layers in LAYERS:
+        for layers in (x for x in LAYERS if x != OWN_LAYERS):
             name, own = f"{model} {layers}", f"{choices},layers={layers}"
             found.append(Member("layers", TASK, name, seeds[0], own, quick, CONFIG))
     return found

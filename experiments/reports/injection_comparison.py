@@ -12,6 +12,7 @@ from experiments.comparisons.injection import (
     CONTROLS,
     LAYERS,
     MECHANISMS,
+    OWN_LAYERS,
     STUDIED,
     TASK,
 )
@@ -141,13 +142,13 @@ def add_layers(page: Page, results: Sequence[Result]) -> None:
     """Adds the scores by the layers that a mechanism stands before."""
     rows, panels = [], {}
     for model in STUDIED:
-        by_layer = {x: of(results, "layers", TASK, f"{model} {x}") for x in LAYERS}
+        by_layer = {layers: _before(results, model, layers) for layers in LAYERS}
         rows += [
-            (model, layers, f"{found[0].parameters:,}", *_scores(found))
+            (model, layers, f"{found.parameters:,}", *_scores([found]))
             for layers, found in by_layer.items()
             if found
         ]
-        single = {n: by_layer[x][0] for x, n in POSITIONS.items() if by_layer[x]}
+        single = {n: found for x, n in POSITIONS.items() if (found := by_layer[x])}
         if single:
             named = {
                 group: tuple(
@@ -169,6 +170,15 @@ def add_layers(page: Page, results: Sequence[Result]) -> None:
     if panels:
         figure = curves(panels, "right answers")
         page.figure(figure, "layers", "Right answers by the layer that the mechanism stands before")
+
+
+def _before(results: Sequence[Result], model: str, layers: str) -> Result | None:
+    """Returns the first seed's run of a mechanism before some layers, None if it is not done."""
+    if layers == OWN_LAYERS:
+        found = of(results, "mechanisms", TASK, model)
+    else:
+        found = of(results, "layers", TASK, f"{model} {layers}")
+    return min(found, key=lambda result: result.member.seed, default=None)
 
 
 def add_mechanics(page: Page, runs: Comparison, out: Path) -> None:

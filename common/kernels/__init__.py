@@ -8,7 +8,7 @@ from common.kernels.film import film, film_parameters
 from common.kernels.goom import Goom, from_goom, to_goom
 from common.kernels.layer_norm import layer_norm
 from common.kernels.mixing_conv import mixing_conv_2d
-from common.kernels.project import project
+from common.kernels.products import by_rows, product, product_transposed, project
 from common.kernels.scan import linear_scan
 from common.kernels.scan_choice import choose_backend
 from common.kernels.scan_sharded import sharded_linear_scan
@@ -26,6 +26,7 @@ __all__ = [
     "CrossEntropy",
     "GatedInput",
     "Goom",
+    "by_rows",
     "causal_conv",
     "causal_conv_state",
     "causal_conv_step",
@@ -42,6 +43,8 @@ __all__ = [
     "linear_scan",
     "magnitude_bound",
     "mixing_conv_2d",
+    "product",
+    "product_transposed",
     "project",
     "real_inverse_fft2",
     "sharded_linear_scan",

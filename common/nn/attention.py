@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from common.array_types import Array, Bool, Float
+from common.kernels import by_rows, product, product_transposed
 
 CUDNN_DTYPES = (jnp.bfloat16, jnp.float16)
 CUDNN_LARGEST_HEAD = 128
@@ -26,10 +27,11 @@ def attend(
     causal: bool = False,
     scale: float | None = None,
 ) -> Float[Array, "*b q heads d"]:
-    """Averages values by how well their keys answer each query; the weights are never kept.
+    """Averages values by how well their keys answer each query.
 
-    Takes the fastest exact path that JAX has for the device and dtype: cuDNN's fused kernel on a
-    GPU in half precision, else XLA.
+    Takes the fastest exact path for the device and dtype: cuDNN's fused kernel on a GPU in half
+    precision; on a CPU `attention_weights` and `average_values`, whose matrices lie as a CPU
+    multiplies them fastest (`experiments.benchmarks.language`, case attention); else JAX's own.
 
     Args:
         query: what each place looks for.
@@ -39,6 +41,9 @@ def attend(
         causal: whether query i sees keys 0 to i alone; both must count from the same place.
         scale: factor of the scores; 1 / sqrt(d) where None.
     """
+    if jax.default_backend() == "cpu":
+        weights = attention_weights(query, key, mask, causal=causal, scale=scale)
+        return average_values(weights, value)
     lead = query.shape[:-3]
     parts = [x.reshape(-1, *x.shape[-3:]) for x in (query, key, value)]
     if mask is not None:
@@ -69,9 +74,9 @@ def attention_weights(
     """
     *lead, places, heads, width = query.shape
     groups, keys = key.shape[-2], key.shape[-3]
+    query = _heads_first(query).reshape(*lead, groups, heads // groups * places, width)
     wide = jnp.promote_types(query.dtype, jnp.float32)
-    grouped = query.reshape(*lead, places, groups, heads // groups, width)
-    scores = jnp.einsum("...qgnd,...sgd->...gnqs", grouped, key, preferred_element_type=wide)
+    scores = product_transposed(query, _heads_first(key), wide)
     scores = scores.reshape(*lead, heads, places, keys) * (width**-0.5 if scale is None else scale)
     if causal:
         seen = jnp.tri(places, keys, dtype=bool)[(None,) * (len(lead) + 1)]
@@ -86,10 +91,15 @@ def average_values(
 ) -> Float[Array, "*b q heads d"]:
     """Averages values with given weights, those of `attention_weights` or what was made of them."""
     *lead, heads, places, keys = weights.shape
-    groups = value.shape[-2]
-    grouped = weights.reshape(*lead, groups, heads // groups, places, keys).astype(value.dtype)
-    out = jnp.einsum("...gnqs,...sgd->...qgnd", grouped, value)
-    return out.reshape(*lead, places, heads, value.shape[-1])
+    groups, width = value.shape[-2:]
+    rows = weights.reshape(*lead, groups, heads // groups * places, keys).astype(value.dtype)
+    out = product(rows, _heads_first(value)).reshape(*lead, heads, places, width)
+    return jnp.swapaxes(out, -2, -3)
+
+
+def _heads_first(x: Float[Array, "*b s heads d"]) -> Float[Array, "*b heads s d"]:
+    """Brings heads before places, in memory too."""
+    return by_rows(jnp.swapaxes(x, -2, -3))
 
 
 class DotProductAttention(nn.Module):

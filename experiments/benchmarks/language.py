@@ -3,11 +3,10 @@
     python -m experiments.benchmarks.language [--quick] [--cases=cross_entropy] [--peer=PYTHON]
 
 Each row is beside its reference in the same process: an affine map of channels beside matmul and
-sum; the cross-entropy over a large vocabulary beside optax's on all logits; attention without its
-weights beside the one that keeps them; decoding with a cache beside calls of the whole model. The
-training step is the seed's: d 512, 8 heads, 32 x 256 tokens of GPT-2's vocabulary, AdamW, clipping;
---peer names a Python that has torch, which then runs the same models (peers/language_step.py) in
-turn with it.
+sum; the cross-entropy over a large vocabulary beside optax's on all logits; causal attention beside
+that of jax.nn; decoding with a cache beside calls of the whole model. The training step is the
+seed's: d 512, 8 heads, 32 x 256 tokens of GPT-2's vocabulary, AdamW, clipping; --peer names a
+Python that has torch, which then runs the same models (peers/language_step.py) in turn with it.
 """
 
 import argparse
@@ -26,7 +25,7 @@ import optax
 
 from common.array_types import Array, PyTree
 from common.kernels import linear_cross_entropy, project
-from common.nn import attend, attention_weights, average_values
+from common.nn import attend
 from convattn import LanguageModel, Sizes, attn_attn, conv_attn, generate
 from experiments.benchmarks.timing import Compiled, measure_in_turn, print_table, write_json
 
@@ -107,7 +106,7 @@ def cross_entropy(batch: int, repeats: int) -> list[dict[str, Any]]:
 
 
 def attention(batch: int, repeats: int) -> list[dict[str, Any]]:
-    """Times causal attention and its gradients, without and with its weights kept."""
+    """Times causal attention and its gradients, here and in `jax.nn`."""
     rows = []
     for dtype in (jnp.float32, jnp.bfloat16):
         shape = (batch, LENGTH, HEADS, WIDTH // HEADS)
@@ -116,11 +115,10 @@ def attention(batch: int, repeats: int) -> list[dict[str, Any]]:
         def direct(q, k, v):
             return attend(q, k, v, causal=True).astype(jnp.float32).sum()
 
-        def kept(q, k, v):
-            weights = attention_weights(q, k, causal=True)
-            return average_values(weights, v).astype(jnp.float32).sum()
+        def usual(q, k, v):
+            return jax.nn.dot_product_attention(q, k, v, is_causal=True).astype(jnp.float32).sum()
 
-        found = [Compiled(jax.value_and_grad(f, (0, 1, 2)), q, k, v) for f in (direct, kept)]
+        found = [Compiled(jax.value_and_grad(f, (0, 1, 2)), q, k, v) for f in (direct, usual)]
         rows += _pair("attention", dtype, found, repeats)
     return rows
 

@@ -1,4 +1,4 @@
-"""Affine maps equal those in float64, forward and backward, however they are computed."""
+"""Products equal those in float64, forward and backward, however they are computed."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from common.kernels import project
+from common.kernels import by_rows, product, product_transposed, project
 from common.nn import Dense
 
 ROUNDING = 2.0**-8
@@ -62,6 +62,33 @@ def test_sums_are_kept_in_float32(monkeypatch):
     assert (of_matrix == 4096).all() and (of_bias == 4096).all() and (of_x == 8).all()
     long = jnp.ones((1, 4096), jnp.bfloat16)
     assert (project(long, jnp.ones((4096, 3), jnp.bfloat16)) == 4096).all()
+
+
+@pytest.mark.parametrize("lead", [(), (3,), (2, 3)])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("multiply", [product, product_transposed])
+def test_products_and_gradients_equal_those_in_float64(multiply, lead, dtype, devices):
+    del devices
+    a, b = draw((*lead, 6, 24), 0, dtype), draw((*lead, 24, 10), 1, dtype)
+    weight = draw((*lead, 6, 10), 2, jnp.bfloat16).astype(jnp.float32)
+    if multiply is product_transposed:
+        b = jnp.swapaxes(b, -1, -2)
+
+    def weighted(a, b):
+        y = multiply(by_rows(a), b, jnp.float32)
+        return (y * weight).sum(), y
+
+    (of_a, of_b), y = jax.jit(jax.grad(weighted, (0, 1), has_aux=True))(a, b)
+    assert multiply(a, b).dtype == of_a.dtype == of_b.dtype == dtype and y.dtype == jnp.float32
+    a, b, weight = (np.asarray(x, np.float64) for x in (a, b, weight))
+    b = b if multiply is product else np.swapaxes(b, -1, -2)
+    expected_a, expected_b = weight @ np.swapaxes(b, -1, -2), np.swapaxes(a, -1, -2) @ weight
+    if multiply is product_transposed:
+        expected_b = np.swapaxes(expected_b, -1, -2)
+    rtol, atol = (2 * ROUNDING, 0.05) if dtype == jnp.bfloat16 else (0.0, 1e-4)
+    np.testing.assert_allclose(np.asarray(y, np.float64), a @ b, atol=1e-4)
+    np.testing.assert_allclose(np.asarray(of_a, np.float64), expected_a, rtol, atol)
+    np.testing.assert_allclose(np.asarray(of_b, np.float64), expected_b, rtol, atol)
 
 
 def test_one_device_in_half_precision_multiplies_what_lies_by_rows(monkeypatch):

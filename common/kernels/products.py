@@ -1,0 +1,158 @@
+"""Products of matrices that lie in memory as a CPU multiplies them fastest.
+
+    y = x W + b,   dx = dy W',   dW = x' dy,   db = 1' dy
+    C = A B,       dA = dC B',   dB = A' dC
+    C = A B',      dA = dC B,    dB = dC' A
+
+XLA's CPU back end multiplies matrices of bfloat16 in the processor's own units (AMX) where the
+result is in float32, the left matrix lies row after row and its rows are summed over. A product
+whose result is in bfloat16, and one that sums over the columns of both, goes slower than in
+float32. So results are rounded after the product, and what would be summed over its columns is
+written out transposed. Sums over places, as db is, go number by number; as products with ones they
+do not. All this holds for one device; several, over which arrays may be divided, are left to XLA.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.layout import Layout, with_layout_constraint
+
+from common.array_types import Array, Float
+
+
+def project(
+    x: Float[Array, "*b i"], matrix: Float[Array, "i o"], bias: Float[Array, "o"] | None = None
+) -> Float[Array, "*b o"]:
+    """Returns x @ matrix + bias, summed in float32 at least, in the dtype that all promote to.
+
+    Times: `experiments.benchmarks.language`, case projection.
+
+    Args:
+        x: channels last.
+        matrix: a column for each channel of the result.
+        bias: summand of each channel.
+
+    Raises:
+        ValueError: channels that do not fit.
+    """
+    fits = matrix.ndim == 2 and x.shape[-1:] == matrix.shape[:1]
+    if not fits or (bias is not None and bias.shape != matrix.shape[1:]):
+        shapes = f"x {x.shape}, matrix {matrix.shape}"
+        shapes += "" if bias is None else f", bias {bias.shape}"
+        raise ValueError(f"{shapes} do not fit; expected (*b, i), (i, o) and (o,)")
+    dtype = jnp.result_type(*(part for part in (x, matrix, bias) if part is not None))
+    x, matrix = x.astype(dtype), matrix.astype(dtype)
+    bias = jnp.zeros(matrix.shape[1], dtype) if bias is None else bias.astype(dtype)
+    if _own_gradient(dtype):
+        return _projected(x, matrix, bias)
+    return jnp.matmul(x, matrix) + _row(bias, x)
+
+
+def product(
+    a: Float[Array, "*b i k"], b: Float[Array, "*b k j"], dtype: Any = None
+) -> Float[Array, "*b i j"]:
+    """Returns A B for every b, summed in float32 at least.
+
+    Args:
+        a: left matrices; fastest where they lie `by_rows`.
+        b: right matrices, of the same dtype.
+        dtype: of the result; that of the matrices by default.
+    """
+    wanted = a.dtype if dtype is None else dtype
+    found = _product(a, b) if _own_gradient(a.dtype) else _summed(a, b, -2)
+    return found.astype(wanted)
+
+
+def product_transposed(
+    a: Float[Array, "*b i k"], b: Float[Array, "*b j k"], dtype: Any = None
+) -> Float[Array, "*b i j"]:
+    """Returns A B' for every b, summed in float32 at least; arguments as for `product`."""
+    wanted = a.dtype if dtype is None else dtype
+    found = _product_transposed(a, b) if _own_gradient(a.dtype) else _summed(a, b, -1)
+    return found.astype(wanted)
+
+
+def by_rows(x: Float[Array, "*b i j"]) -> Float[Array, "*b i j"]:
+    """Returns x written out with its last axis innermost, where XLA would only rename its axes."""
+    if jax.default_backend() != "cpu" or jax.device_count() > 1:
+        return x
+    return with_layout_constraint(x, Layout(tuple(range(x.ndim))))
+
+
+def _own_gradient(dtype: Any) -> bool:
+    """Tells whether the gradient's products need to be written out."""
+    return dtype == jnp.bfloat16 and jax.default_backend() == "cpu" and jax.device_count() == 1
+
+
+def _summed(left: Array, right: Array, axis: int) -> Array:
+    """Sums in float32 over the last axis of the left and one of the right's last two."""
+    shared = tuple(range(right.ndim - 2))
+    axes = (((left.ndim - 1,), (right.ndim + axis,)), (shared, shared))
+    wide = jnp.promote_types(left.dtype, jnp.float32)
+    return jax.lax.dot_general(left, right, axes, preferred_element_type=wide)
+
+
+def _row(bias: Array, like: Array) -> Array:
+    return bias.reshape((1,) * (like.ndim - 1) + bias.shape)
+
+
+def _turned(x: Array) -> Array:
+    return by_rows(jnp.swapaxes(x, -1, -2))
+
+
+@jax.custom_vjp
+def _projected(x: Array, matrix: Array, bias: Array) -> Array:
+    return (_summed(x, matrix, -2) + _row(bias, x)).astype(x.dtype)
+
+
+def _projected_forward(x: Array, matrix: Array, bias: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _projected(x, matrix, bias), (x, matrix)
+
+
+@jax.jit
+def _projected_backward(saved: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array, Array]:
+    x, matrix = saved
+    places = cotangent.reshape(-1, cotangent.shape[-1])
+    of_matrix = _summed(_turned(x.reshape(-1, x.shape[-1])), places, -2)
+    of_bias = _summed(jnp.ones((1, len(places)), x.dtype), places, -2)[0]
+    of_x = _summed(cotangent, matrix, -1)
+    return of_x.astype(x.dtype), of_matrix.astype(x.dtype), of_bias.astype(x.dtype)
+
+
+_projected.defvjp(_projected_forward, _projected_backward)
+
+
+@jax.custom_vjp
+def _product(a: Array, b: Array) -> Array:
+    return _summed(a, b, -2)
+
+
+@jax.custom_vjp
+def _product_transposed(a: Array, b: Array) -> Array:
+    return _summed(a, b, -1)
+
+
+def _forward(multiply: Any, a: Array, b: Array) -> tuple[Array, tuple[Array, Array]]:
+    return multiply(a, b), (a, b)
+
+
+@jax.jit
+def _backward(saved: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
+    a, b = saved
+    cotangent = cotangent.astype(a.dtype)
+    of_a, of_b = _summed(cotangent, b, -1), _summed(_turned(a), cotangent, -2)
+    return of_a.astype(a.dtype), of_b.astype(b.dtype)
+
+
+@jax.jit
+def _backward_transposed(saved: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
+    a, b = saved
+    cotangent = cotangent.astype(a.dtype)
+    of_a, of_b = _summed(cotangent, b, -2), _summed(_turned(cotangent), a, -2)
+    return of_a.astype(a.dtype), of_b.astype(b.dtype)
+
+
+_product.defvjp(partial(_forward, _product), _backward)
+_product_transposed.defvjp(partial(_forward, _product_transposed), _backward_transposed)

@@ -11,11 +11,21 @@ from ml_collections import ConfigDict
 from common.array_types import Array, Bool, Float, Int, PRNGKey, UInt8
 from common.data.sort_of_clevr import IMAGE, WORDS
 from common.errors import UserError
-from common.injection import Injector, MllamaSizes, by_member, layer_names, mllama_decoder
+from common.injection import (
+    GatedMLP,
+    Injector,
+    MllamaSizes,
+    MultiHeadAttention,
+    by_member,
+    layer_names,
+    mllama_decoder,
+)
 from experiments.injection_mechanisms import MECHANISMS, Mechanism, Setting
 
-STRIDES = (3, 5)
-"""Strides of the encoder's convolutions, whose kernels are of 5 x 5."""
+CONVOLUTIONS = ((5, 2), (3, 2), (3, 1))
+"""Sides of the kernels of the encoder's convolutions, and their strides."""
+MEANS = (3, 2)
+"""Side of the windows that the last one's result is averaged over, and their stride."""
 
 
 class Text(NamedTuple):
@@ -51,32 +61,64 @@ def pack(questions: Int[Array, "b q l"], image_tokens: int) -> Text:
 
 
 class SceneEncoder(nn.Module):
-    """A small convolutional net with a code for each place of its map.
+    """A small convolutional net, a code for each place of its map, and places that see each other.
 
-    The first convolution looks for edges at every third pixel; the second makes one place of 5 x 5
-    of these and overlaps nothing, which keeps the colours of neighbours apart: an object of 10
-    pixels lies in one to four places of 15.
+    Averages over windows that overlap spare features some of the noise of where an object lies on
+    the grid of strides. Of random convolutions' features around an object a linear map told circle
+    or square in 92 % of the cases with them, in 83 % with a third convolution of stride 2 instead.
 
     Attributes:
-        channels: of the two convolutions.
+        channels: of the three convolutions.
         width: of the features.
+        blocks: let places see each other, one after the other.
     """
 
-    channels: tuple[int, int]
+    channels: tuple[int, int, int]
     width: int
+    blocks: tuple[nn.Module, ...]
 
     @nn.compact
     def __call__(self, images: UInt8[Array, "b h w 3"]) -> Float[Array, "b s c"]:
         """Returns the features of every place, row by row."""
+        window, step = MEANS
         x = 1.0 - images.astype(jnp.float32) / 255.0  # white is nothing
-        for number, (channels, stride) in enumerate(zip(self.channels, STRIDES, strict=True)):
-            conv = nn.Conv(channels, (5, 5), (stride, stride), name=f"conv_{number}")
+        for number, (channels, (side, stride)) in enumerate(
+            zip(self.channels, CONVOLUTIONS, strict=True)
+        ):
+            conv = nn.Conv(
+                channels,
+                (side, side),
+                (stride, stride),
+                kernel_init=nn.initializers.he_normal(),
+                name=f"conv_{number}",
+            )
             x = nn.relu(conv(x))
+        x = nn.avg_pool(x, (window, window), (step, step), "SAME")
         x = nn.LayerNorm(name="norm")(nn.Dense(self.width, name="out")(x))
         x = x + self.param("positions", _cosines, x.shape[1:])[None]
-        hidden = nn.gelu(nn.Dense(2 * self.width, name="up")(x))
-        x = nn.LayerNorm(name="last_norm")(x + nn.Dense(self.width, name="down")(hidden))
-        return x.reshape(x.shape[0], -1, self.width)
+        x = x.reshape(x.shape[0], -1, self.width)
+        for block in self.blocks:
+            x = block(x)
+        return nn.LayerNorm(name="last_norm")(x)
+
+
+class PlacesBlock(nn.Module):
+    """x += attention(norm(x), norm(x)), then x += mlp(norm(x)), over the places of a map.
+
+    Attributes:
+        attention: of the places to each other.
+        mlp: feed-forward net.
+    """
+
+    attention: MultiHeadAttention
+    mlp: GatedMLP
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b s c"]) -> Float[Array, "b s c"]:
+        """Returns the places with what they saw."""
+        normed = nn.LayerNorm(name="attention_norm")(x)
+        x = x + self.attention(normed, normed)
+        return x + self.mlp(nn.LayerNorm(name="mlp_norm")(x))
 
 
 def _cosines(key: PRNGKey, shape: tuple[int, int, int]) -> Float[Array, "h w c"]:
@@ -92,7 +134,7 @@ def _cosines(key: PRNGKey, shape: tuple[int, int, int]) -> Float[Array, "h w c"]
 
 def map_side(image_size: int) -> int:
     """Returns the number of rows, and of columns, of a `SceneEncoder`'s map."""
-    for stride in STRIDES:
+    for _, stride in (*CONVOLUTIONS, MEANS):
         image_size = -(-image_size // stride)
     return image_size
 
@@ -143,9 +185,9 @@ def make_injection_model(config: ConfigDict, image_size: int) -> VisionLanguageM
 
     Args:
         config: has mechanism (one of `MECHANISMS`), layers (numbers of those it stands before),
-            channels (of the encoder's convolutions), width, depth, heads and hidden (of the
-            decoder), inner (width of what is hidden in the mechanism), tokens (that a resampler
-            makes) and members.
+            channels (of the encoder's convolutions), encoder_blocks and encoder_hidden (of what
+            lets its places see each other), width, depth, heads and hidden (of the decoder), inner
+            (width of what is hidden in the mechanism), tokens (that a resampler makes) and members.
         image_size: height and width of the pictures, pixels.
 
     Raises:
@@ -158,8 +200,8 @@ def make_injection_model(config: ConfigDict, image_size: int) -> VisionLanguageM
     layers, channels = tuple(config.layers), tuple(config.channels)
     if not layers or not all(0 <= n < config.depth for n in layers):
         raise UserError(f"model.layers is {layers}; expected some of 0 to {config.depth - 1}")
-    if len(channels) != len(STRIDES):
-        raise UserError(f"model.channels is {channels}; expected {len(STRIDES)} numbers")
+    if len(channels) != len(CONVOLUTIONS):
+        raise UserError(f"model.channels is {channels}; expected {len(CONVOLUTIONS)} numbers")
     side = map_side(image_size)
     fields = ("width", "heads", "inner", "tokens", "members")
     setting = Setting(layers, side, **{name: config[name] for name in fields})
@@ -183,8 +225,12 @@ def _assemble(
         cross_layers=at.layers if made.is_layer else (),
     )
     places = layer_names(at.layers[: len(made.before)])
+    blocks = tuple(
+        PlacesBlock(MultiHeadAttention(at.heads, at.head_width), GatedMLP(config.encoder_hidden))
+        for _ in range(config.encoder_blocks)
+    )
     return VisionLanguageModel(
-        SceneEncoder((channels[0], channels[1]), config.width),
+        SceneEncoder((channels[0], channels[1], channels[2]), config.width, blocks),
         made.connector,
         Injector(mllama_decoder(sizes), made.before, places),
         made.context,

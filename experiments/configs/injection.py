@@ -15,10 +15,11 @@ perceiver, slots. Beside the text: cross (gated cross-attention), flamingo (the 
 Perceiver resampler), mllama (layers that are cross-attention), disentangled (attention to text and
 vision with terms of their own), film, pathways, film_ensemble (by the mean of the features).
 
-The recipe is not there yet: in trials of 1,000 steps or fewer with two layers of gated
-cross-attention (under two minutes of processor time, Intel Xeon at 2.1 GHz, 2026-11-22) side and
-level were learned to 99 %, and nothing else. Without `optim.relational_from`, trials of at most 900
-steps came to 86 % of these two at best.
+The recipe is not there yet: no run of it has ended, and no trial has told circles from squares. With
+an earlier encoder trials of 1,000 steps or fewer with two layers of gated cross-attention (under two
+minutes of processor time, Intel Xeon at 2.1 GHz, 2026-11-22) learned side and level to 99 %. This
+one without its blocks, below one layer of attention alone, told these two to 99 % of training
+pictures after 300 steps (23 s of processor time) and the shape to 51 % after 400, which is chance.
 """
 
 from ml_collections import ConfigDict
@@ -39,7 +40,7 @@ WIDTHS = {
     "pathways": (40, 64),
     "film_ensemble": (196, 160),
     "projection": (268, 64),
-    "spatial_projection": (180, 16),
+    "spatial_projection": (180, 4),
     "qformer": (148, 128),
     "perceiver": (192, 128),
     "slots": (148, 128),
@@ -111,7 +112,9 @@ def _model(mechanism: str, layers: str) -> ConfigDict:
     model = ConfigDict()
     model.mechanism = mechanism
     model.layers = _layers(mechanism, layers)
-    model.channels = (32, 64)
+    model.channels = (16, 32, 64)
+    model.encoder_blocks = 2
+    model.encoder_hidden = 96
     model.width = 64
     model.depth = 6 if mechanism == "mllama" else DEPTH
     model.heads = 4
@@ -136,7 +139,9 @@ def _layers(mechanism: str, chosen: str) -> tuple[int, ...]:
 
 def _shrink(config: ConfigDict) -> None:
     """Every part of a run in well under a minute; it learns next to nothing."""
-    config.model.update(width=16, heads=2, hidden=16, inner=16, channels=(8, 16), tokens=4)
+    config.model.update(
+        width=16, heads=2, hidden=16, inner=16, channels=(8, 8, 16), encoder_hidden=16, tokens=4
+    )
     config.data.update(image_size=41, radius=2, per_type=1)
     config.data.update(train_count=400, validation_count=50, test_count=100)
     config.optim.update(warmup_steps=5, relational_from=5)

@@ -1,31 +1,35 @@
 """The injection experiment: no leaks, equal sizes, scores by type; runs, resumption, pages."""
 
 import json
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
+from common.analysis import Page
 from common.data.pipeline import gather
 from common.data.sort_of_clevr import TYPES, decode, measure_floors
+from common.injection import GatedMLP, MultiHeadAttention
 from common.train import NoProgress, evaluate, fit, parameter_count
 from experiments.analyses import injection as look
 from experiments.cli import load_config
 from experiments.comparisons.injection import CONFIG, MECHANISMS, TASK, members
 from experiments.comparisons.members import Member
-from experiments.comparisons.results import spread
+from experiments.comparisons.results import Result, spread
 from experiments.comparisons.running import read_seeds, shorter, train_one
 from experiments.configs import injection as configs
 from experiments.injection import DEFAULT_CONFIG, main
-from experiments.injection_models import pack
-from experiments.reports.injection_comparison import write_page
+from experiments.injection_mechanisms import Pooled
+from experiments.injection_models import PlacesBlock, make_injection_model, pack
+from experiments.reports.injection_comparison import add_layers, write_page
 from experiments.tasks.injection import GROUPS, make_task
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 TINY = {"model.depth": 1, "model.layers": (0,), "train.steps": 4, "optim.warmup_steps": 1}
+TINY |= {"model.encoder_blocks": 1, "data.image_size": 29}
 TINY |= {f"train.{name}_every": 2 for name in ("log", "eval", "checkpoint")}
 TINY |= {"data.validation_count": 6, "data.test_count": 6, "train.eval_batch_size": 4}
 
@@ -38,8 +42,8 @@ def make(variant, **fields):
 def small(mechanism):
     """Fields of a model of few layers."""
     if mechanism == "mllama":
-        return {"model.depth": 2, "model.layers": (1,)}
-    return {"model.depth": 1, "model.layers": (0,)}
+        return {"model.depth": 2, "model.layers": (1,), "model.encoder_blocks": 1}
+    return {"model.depth": 1, "model.layers": (0,), "model.encoder_blocks": 1}
 
 
 def drawn(task, seed=0):
@@ -68,7 +72,7 @@ def test_every_mechanism_has_a_loss_and_about_as_many_parameters(mechanism):
     assert set(scores) == {"loss", "accuracy", *GROUPS, *TYPES}
 
 
-SIZE = 361_000
+SIZE = 389_000
 
 
 def slow(*names):
@@ -136,6 +140,74 @@ def test_controls_are_not_shown_image_or_question():
     ask = jax.jit(lambda b: seeing.logits(params, b))
     assert not np.allclose(ask(batch), ask(swapped))
     assert not np.allclose(ask(batch), ask(others))
+
+
+def test_answers_depend_on_every_word():
+    """So they are those of the last token of each question."""
+    _, task = make("film,smoke", **small("film"))
+    params, batch = drawn(task), gather(task.eval_sources["test"], np.arange(2))
+    ask = jax.jit(lambda tokens: task.logits(params, {**batch, "tokens": tokens}))
+    answers = ask(batch["tokens"])
+    for word in range(3):
+        changed = batch["tokens"].copy()
+        changed[:, :, word] = np.roll(changed[:, :, word], 1, axis=1)
+        differs = (changed != batch["tokens"]).any((0, 2))
+        assert differs.any()
+        assert np.abs(ask(changed) - answers)[:, :, differs].max(-1).max(1).min() > 1e-3, word
+
+
+def test_places_of_the_encoder_know_where_they_are():
+    config, _ = make("cross,smoke")
+    encoder = make_injection_model(config.model, 41).encoder
+    picture = np.full((1, 41, 41, 3), 255, np.uint8)
+    places = jax.jit(lambda key, x: encoder.init_with_output(key, x)[0])(jax.random.key(0), picture)
+    apart = np.linalg.norm(places[0][:, None] - places[0][None], axis=-1)
+    assert apart.shape == (36, 36)
+    assert apart[~np.eye(36, dtype=bool)].min() > 0.1
+
+
+def test_places_see_each_other():
+    block = PlacesBlock(MultiHeadAttention(2, 4), GatedMLP(8))
+    x = np.random.default_rng(0).standard_normal((1, 5, 8)).astype(np.float32)
+    other = x.copy()
+    other[:, 0, ::2] += 1
+    ask = jax.jit(lambda x: block.init_with_output(jax.random.key(0), x)[0])
+    changes = np.abs(ask(x) - ask(other)).max(-1)
+    assert changes.min() > 1e-3
+
+
+class Plus(nn.Module):
+    """Adds a vector to a sequence."""
+
+    def __call__(self, x, vector):
+        return x + vector[:, None]
+
+
+def test_pooled_modules_are_given_the_mean_of_the_features():
+    rng = np.random.default_rng(0)
+    x, features = (
+        rng.standard_normal(shape).astype(np.float32) for shape in ((2, 3, 4), (2, 5, 4))
+    )
+    expected = x + features.mean(1, keepdims=True)
+    np.testing.assert_allclose(Pooled(Plus()).apply({}, x, features), expected, rtol=1e-5)
+
+
+def test_gates_learn_faster_and_nothing_else_does():
+    config, task = make("cross,smoke", **small("cross"))
+    scales = flatten_dict(task.learning_rate_scales(drawn(task)), sep="/")
+    fast = {path for path, scale in scales.items() if scale != 1}
+    assert {path.rpartition("/")[2] for path in fast} == {"attention_gate", "mlp_gate"}
+    assert len(fast) == 2
+    assert {scales[path] for path in fast} == {config.optim.gate_scale}
+
+
+def test_splits_and_seeds_have_pictures_of_their_own():
+    seen = []
+    for seed in (0, 1):
+        _, task = make("film,smoke", **{"data.seed": seed})
+        for source in (task.train_source, *task.eval_sources.values()):
+            seen += [image.tobytes() for image in gather(source, np.arange(20))["image"]]
+    assert len(seen) == len(set(seen)) == 120
 
 
 def test_relational_questions_enter_the_objective_late():
@@ -217,7 +289,7 @@ def test_attention_to_the_image_is_a_map_of_places(mechanism, count):
     maps = look.image_attention(task, drawn(task), batch)
     assert maps
     for name, found in maps.items():
-        assert found.shape == (2, count, 3, 3), name
+        assert found.shape == (2, count, 6, 6), name
         assert (found >= 0).all() and (found.sum((2, 3)) < 1 + 1e-4).all(), name
     if mechanism == "cross":
         np.testing.assert_allclose(maps["layer 0"].sum((2, 3)), 1, rtol=1e-4)
@@ -249,7 +321,7 @@ def test_a_run_trains_resumes_and_makes_its_page(tmp_path, capsys):
         ([":projection,late"], "projection replaces tokens at one place; layers is 'late'"),
         (["", "--config.model.layers=(4,)"], "model.layers is (4,); expected some of 0 to 3"),
         (["", "--config.model.mechanism=eyes"], "model.mechanism is 'eyes'; choose one of"),
-        (["", "--config.model.channels=(8,)"], "model.channels is (8,); expected 2 numbers"),
+        (["", "--config.model.channels=(8,)"], "model.channels is (8,); expected 3 numbers"),
         (["", "--config.model.heads=3"], "config.model: width is 64; expected a multiple of 3"),
         (["", "--config.data.blank=both"], "data.blank is 'both'; choose one of nothing, image"),
         (["", "--config.data.radius=9"], "data.image_size is 75; 6 objects of radius 9 want"),
@@ -270,9 +342,35 @@ def test_members_differ_in_folder_and_are_whole():
     assert len({member.folder for member in chosen}) == len(chosen)
     assert {member.part for member in chosen} == {"mechanisms", "controls", "layers"}
     assert set(MECHANISMS.values()) == set(configs.MECHANISMS)
+    assert len({f"{member.config()} {member.seed}" for member in chosen}) == len(chosen)
     for member in chosen:
         config = member.config()
         assert (config.seed, config.data.seed, config.train.steps) == (member.seed,) * 2 + (2,)
+
+
+def test_a_mechanism_before_its_own_layers_is_the_first_seeds_run():
+    names = [*TYPES, *(f"{group}{end}" for group in GROUPS for end in ("", "_low", "_high"))]
+    results = [
+        Result(
+            Member(part, TASK, model, seed, choices, {}, CONFIG),
+            dict.fromkeys(names, 0.1 * seed + 0.25),
+            parameters,
+            1.0,
+            1.0,
+            {},
+        )
+        for part, model, seed, choices, parameters in (
+            ("mechanisms", "FiLM", 1, "film", 1_001),
+            ("mechanisms", "FiLM", 0, "film", 1_000),
+            ("layers", "FiLM early", 0, "film,early", 900),
+        )
+    ]
+    page = Page("layers")
+    add_layers(page, results)
+    text = page.html()
+    rows = re.findall(r"<td[^>]*>FiLM</td>\s*<td[^>]*>(\w+)</td>\s*<td[^>]*>([\d,]+)</td>", text)
+    assert rows == [("early", "900"), ("every", "1,000")]
+    assert "0.250" in text and "0.350" not in text
 
 
 def test_the_page_is_made_of_the_runs_that_there_are(tmp_path):

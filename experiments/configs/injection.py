@@ -15,11 +15,12 @@ perceiver, slots. Beside the text: cross (gated cross-attention), flamingo (the 
 Perceiver resampler), mllama (layers that are cross-attention), disentangled (attention to text and
 vision with terms of their own), film, pathways, film_ensemble (by the mean of the features).
 
-The recipe is not there yet: no run of it has ended, and no trial has told circles from squares. With
-an earlier encoder trials of 1,000 steps or fewer with two layers of gated cross-attention (under two
-minutes of processor time, Intel Xeon at 2.1 GHz, 2026-11-22) learned side and level to 99 %. This
-one without its blocks, below one layer of attention alone, told these two to 99 % of training
-pictures after 300 steps (23 s of processor time) and the shape to 51 % after 400, which is chance.
+The recipe is not there yet: no run of it has ended, and no trial has told circles from squares.
+With an earlier encoder trials of 1,000 steps or fewer with two layers of gated cross-attention
+(under two minutes of processor time, Intel Xeon at 2.1 GHz, 2026-11-22) learned side and level to
+99 %. This one without its blocks, below one layer of attention alone, told these two of 99 % of the
+training questions after 300 steps (23 s of processor time) and the shape of 51 % after 400, which
+is chance.
 """
 
 from ml_collections import ConfigDict

@@ -99,9 +99,9 @@ def test_questions_in_one_row_do_not_see_each_other(mechanism):
     assert whole.shape == (task.model.members, 2, 6, 30)
     for number in (0, 4):
         alone = ask(images, questions[:, number : number + 1])
-        np.testing.assert_allclose(whole[:, :, number], alone[:, :, 0], rtol=2e-3, atol=2e-3)
+        np.testing.assert_allclose(whole[:, :, number], alone[:, :, 0], rtol=2e-4, atol=2e-4)
     other = ask(images[::-1], questions)
-    assert float(jnp.abs(other - whole).max()) > 1e-2, "the image is seen"
+    assert float(jnp.abs(other - whole).max()) > 4e-3, "the image is seen"
 
 
 @pytest.mark.parametrize("mechanism", ["cross", *slow(*(set(configs.MECHANISMS) - {"cross"}))])
@@ -379,7 +379,6 @@ def test_the_page_is_made_of_the_runs_that_there_are(tmp_path):
         for part, model, choices in (
             ("mechanisms", "FiLM", "film"),
             ("controls", "question alone", "film,blank=image"),
-            ("layers", "FiLM first", "film"),
         )
     ]
     for member in chosen:

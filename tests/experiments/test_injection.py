@@ -232,6 +232,14 @@ def test_places_and_mask_of_packed_questions():
     np.testing.assert_array_equal(text.mask[0], expected)
 
 
+@pytest.mark.parametrize("mechanism", configs.IN_TEXT)
+def test_every_image_token_is_replaced_and_no_word(mechanism):
+    _, task = make(f"{mechanism},smoke")
+    text = pack(jnp.zeros((1, 2, 3), jnp.int32), task.model.image_tokens)
+    _, replaced = task.model.context(None, text)
+    assert replaced[0].tolist() == [True] * task.model.image_tokens + [False] * 6
+
+
 def test_scores_are_means_by_type_with_intervals():
     config, task = make("film_ensemble,smoke", **{"data.test_count": 20}, **small("film"))
     params = drawn(task)
@@ -246,7 +254,8 @@ def test_scores_are_means_by_type_with_intervals():
     losses = -np.log(np.take_along_axis(p, answers[..., None], -1))
     assert scores["loss"] == pytest.approx(losses.mean(), rel=1e-4)
     assert scores["accuracy"] == pytest.approx(right.mean())
-    for group, names in GROUPS.items():
+    plain = ("shape", "side", "level")
+    for group, names in (("non_relational", plain), ("relational", set(TYPES) - set(plain))):
         asked = [decode(row).split()[0] in names for row in batch["tokens"][0]]
         assert scores[group] == pytest.approx(right[:, asked].mean())
         assert scores[f"{group}_low"] <= scores[group] <= scores[f"{group}_high"]

@@ -27,6 +27,7 @@ from alcnet.film_generator import FilmGenerator, StatisticsBranch
 from alcnet.fusion import ConcatFusion, GatedFusion
 from alcnet.hf_weights import find_folder, load_encoder
 from alcnet.model import ALCNet, Decision, Reading
+from alcnet.perplexity import PERPLEXITY, PseudoPerplexity
 from alcnet.pooling import LastLayer, WeightedLayers, first_token, mean_of_tokens
 from alcnet.statistics import (
     detached,
@@ -35,8 +36,10 @@ from alcnet.statistics import (
     relative_statistics,
     statistic_names,
 )
+from alcnet.word_head import NoWordHead, WordHead, load_word_head
 
 __all__ = [
+    "PERPLEXITY",
     "ALCNet",
     "AttentionCNN",
     "ConcatFusion",
@@ -52,13 +55,16 @@ __all__ = [
     "GatedFusion",
     "LastLayer",
     "MapBlock",
+    "NoWordHead",
     "Pooler",
+    "PseudoPerplexity",
     "Reading",
     "Regions",
     "SentenceRegions",
     "StatisticsBranch",
     "TopLeft",
     "WeightedLayers",
+    "WordHead",
     "all_seen",
     "count_from_zero",
     "detached",
@@ -66,6 +72,7 @@ __all__ = [
     "first_token",
     "head_statistics",
     "load_encoder",
+    "load_word_head",
     "lora",
     "make_attention_cnn",
     "mean_of_tokens",

@@ -12,13 +12,13 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
 
 from alcnet.dropout import Dropout
 from common.array_types import Array, Bool, Float, Int, PyTree
+from common.kernels import exact_gelu
 from common.nn import Dense, LayerNorm, attention_weights, average_values
 
 INIT = nn.initializers.truncated_normal(0.02)
@@ -65,11 +65,6 @@ class CountTokens:
         """Returns the position of every token."""
         real = (input_ids != self.pad_id).astype(jnp.int32)
         return jnp.cumsum(real, axis=1) * real + self.pad_id
-
-
-def gelu(x: Float[Array, "*b"]) -> Float[Array, "*b"]:
-    """Returns x Phi(x) with the error function itself, no approximation by tanh."""
-    return 0.5 * x * (1.0 + jax.lax.erf(x * 0.5**0.5))
 
 
 class Embeddings(nn.Module):
@@ -165,7 +160,7 @@ class EncoderLayer(nn.Module):
 
     heads: int
     hidden: int
-    activation: Callable[[Array], Array] = gelu
+    activation: Callable[[Array], Array] = exact_gelu
     epsilon: float = 1e-12
     dropout: float = 0.0
     attention_dropout: float = 0.0

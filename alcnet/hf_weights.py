@@ -2,7 +2,7 @@
 
 A folder holds config.json and model.safetensors or its shards. Old and new names are understood:
 the prefixes 'bert.' and 'roberta.', layer norms as gamma and beta, buffers of position ids, and
-heads for pretraining, which are passed over and told of.
+heads for pretraining, which are passed over and told of (`alcnet.word_head` reads that of words).
 """
 
 import importlib.util
@@ -24,12 +24,12 @@ from alcnet.encoder import (
     EncoderLayer,
     Pooler,
     count_from_zero,
-    gelu,
 )
 from common.array_types import PyTree
 from common.checkpoints.tensors import check_shapes, load_hf_tensors
 from common.errors import DataError, UserError, shown
 from common.files import StrPath, open_data_file
+from common.nn import ACTIVATIONS
 
 Tell = Callable[[str], None]
 
@@ -51,14 +51,6 @@ DEFAULTS: dict[str, Any] = {
 }
 """What these models have where config.json is silent."""
 
-ACTIVATIONS: dict[str, Callable] = {
-    "gelu": gelu,
-    "gelu_new": jax.nn.gelu,
-    "gelu_pytorch_tanh": jax.nn.gelu,
-    "relu": jax.nn.relu,
-    "silu": jax.nn.silu,
-    "swish": jax.nn.silu,
-}
 SHOWN_KEYS = 8
 """Number of keys that a message names."""
 
@@ -93,7 +85,7 @@ class KeyReport(NamedTuple):
         """Says what was missing or passed over, a line each."""
         kinds = {"missing": self.missing, "not used": self.unused, "buffers": self.buffers}
         return [
-            f"{kind}: {len(names)} {'tensor' if len(names) == 1 else 'tensors'}: {_few(names)}"
+            f"{kind}: {len(names)} {'tensor' if len(names) == 1 else 'tensors'}: {few(names)}"
             for kind, names in kinds.items()
             if names
         ]
@@ -138,7 +130,7 @@ def load_encoder(
     tensors, report = encoder_tensors(load_hf_tensors(found), config)
     where = str(found)
     if missing := [name for name in report.missing if not name.startswith("pooler.")]:
-        raise DataError(f"{where}: lacks {len(missing)} tensors of the encoder: {_few(missing)}")
+        raise DataError(f"{where}: lacks {len(missing)} tensors of the encoder: {few(missing)}")
     pooler = not report.missing
     tensors = {k: v for k, v in tensors.items() if pooler or not k.startswith("pooler.")}
     rates = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": attention_dropout}
@@ -258,7 +250,7 @@ def expected_shapes(config: Mapping[str, Any], pooler: bool = True) -> dict[str,
         f"embeddings.{name}.weight": (config[count], d)
         for name, count in zip(_ROWS.values(), counts, strict=True)
     }
-    shapes |= _norm_shapes("embeddings.LayerNorm", d)
+    shapes |= norm_shapes("embeddings.LayerNorm", d)
     for number in range(config["num_hidden_layers"]):
         layer = f"encoder.layer.{number}"
         for path, name in _DENSE.items():
@@ -267,7 +259,7 @@ def expected_shapes(config: Mapping[str, Any], pooler: bool = True) -> dict[str,
             shapes[f"{layer}.{name}.weight"] = (rows, columns)
             shapes[f"{layer}.{name}.bias"] = (rows,)
         for name in _NORMS.values():
-            shapes |= _norm_shapes(f"{layer}.{name}", d)
+            shapes |= norm_shapes(f"{layer}.{name}", d)
     if pooler:
         shapes |= {"pooler.dense.weight": (d, d), "pooler.dense.bias": (d,)}
     return shapes
@@ -316,7 +308,7 @@ def encoder_params(
     embeddings: dict[str, Any] = {
         name: _float32(tensors[f"embeddings.{stored}.weight"]) for name, stored in _ROWS.items()
     }
-    embeddings["norm"] = _norm(tensors, "embeddings.LayerNorm")
+    embeddings["norm"] = layer_norm(tensors, "embeddings.LayerNorm")
     params: dict[str, Any] = {"embeddings": embeddings}
     for number in range(config["num_hidden_layers"]):
         stored = f"encoder.layer.{number}"
@@ -325,7 +317,7 @@ def encoder_params(
             place = layer if len(path) == 1 else layer[path[0]]
             place[path[-1]] = linear(tensors, f"{stored}.{name}")
         for name, norm in _NORMS.items():
-            layer[name] = _norm(tensors, f"{stored}.{norm}")
+            layer[name] = layer_norm(tensors, f"{stored}.{norm}")
         params[f"layers_{number}"] = layer
     if pooler:
         params["pooler"] = {"dense": linear(tensors, "pooler.dense")}
@@ -340,14 +332,16 @@ def linear(tensors: Mapping[str, np.ndarray], name: str) -> dict[str, np.ndarray
     }
 
 
-def _norm(tensors: Mapping[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
+def layer_norm(tensors: Mapping[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
+    """Returns a layer norm as Flax has it: scale and bias."""
     return {
         "scale": _float32(tensors[f"{name}.weight"]),
         "bias": _float32(tensors[f"{name}.bias"]),
     }
 
 
-def _norm_shapes(name: str, width: int) -> dict[str, tuple[int, ...]]:
+def norm_shapes(name: str, width: int) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes of a layer norm's tensors by their names."""
     return {f"{name}.weight": (width,), f"{name}.bias": (width,)}
 
 
@@ -380,7 +374,8 @@ def _folder_of_hub(name: str) -> Path:
         ) from error
 
 
-def _few(names: Iterable[str]) -> str:
+def few(names: Iterable[str]) -> str:
+    """Lists the first names, in printable letters, and counts the others."""
     listed = [shown(name) for name in names]
     more = f", and {len(listed) - SHOWN_KEYS} more" if len(listed) > SHOWN_KEYS else ""
     return ", ".join(listed[:SHOWN_KEYS]) + more

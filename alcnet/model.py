@@ -105,9 +105,10 @@ class ALCNet(nn.Module):
         attention_mask: Int[Array, "b s"] | None = None,
         token_type_ids: Int[Array, "b s"] | None = None,
         deterministic: bool = True,
+        measured: Float[Array, "b m"] | None = None,
     ) -> Decision:
-        """Classifies token ids; arguments as for `Encoder`."""
-        reading, _ = self.read(input_ids, attention_mask, token_type_ids, deterministic)
+        """Classifies token ids; arguments as for `read`."""
+        reading, _ = self.read(input_ids, attention_mask, token_type_ids, deterministic, measured)
         return self.decide(reading, deterministic)
 
     def read(
@@ -116,8 +117,22 @@ class ALCNet(nn.Module):
         attention_mask: Int[Array, "b s"] | None = None,
         token_type_ids: Int[Array, "b s"] | None = None,
         deterministic: bool = True,
+        measured: Float[Array, "b m"] | None = None,
     ) -> tuple[Reading, EncoderOutput]:
-        """Encodes token ids and takes from the encoder what the branches need."""
+        """Encodes token ids and takes from the encoder what the branches need.
+
+        Args:
+            input_ids: as for `Encoder`, and so the next three.
+            attention_mask: likewise.
+            token_type_ids: likewise.
+            deterministic: likewise.
+            measured: statistics that come with the examples; they follow those of the maps.
+
+        Raises:
+            ValueError: measured statistics, and no statistics branch.
+        """
+        if measured is not None and self.statistics is None:
+            raise ValueError("measured statistics need the statistics branch")
         mask = jnp.ones_like(input_ids) if attention_mask is None else attention_mask
         types = jnp.zeros_like(input_ids) if token_type_ids is None else token_type_ids
         regions = self.regions(mask, types)
@@ -138,6 +153,8 @@ class ALCNet(nn.Module):
         if self.statistics is not None:
             chosen = [out.readings[number].statistics for number in self.statistic_layers]
             statistics = self.summary(chosen, jnp.sum(mask != 0, 1))
+            if measured is not None:
+                statistics = jnp.concatenate([statistics, measured.astype(statistics.dtype)], 1)
         return Reading(pooled, maps, seen, statistics), out
 
     def decide(self, reading: Reading, deterministic: bool = True) -> Decision:

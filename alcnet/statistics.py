@@ -135,10 +135,15 @@ def detached(summary: Summary) -> Summary:
     return without_gradient
 
 
-def statistic_names(layers: Sequence[int]) -> list[str]:
-    """Returns the names of the columns, given the numbers of the chosen layers."""
+def statistic_names(layers: Sequence[int], measured: Sequence[str] = ()) -> list[str]:
+    """Returns the names of the columns.
+
+    Args:
+        layers: numbers of the chosen layers.
+        measured: names of statistics that come with the examples, such as `PERPLEXITY`.
+    """
     named = [f"layer {layer}: {name}" for layer in layers for name in LAYER_NAMES]
-    return [*named, *(f"layer {layers[-1]}: {name}" for name in LAST_NAMES)]
+    return [*named, *(f"layer {layers[-1]}: {name}" for name in LAST_NAMES), *measured]
 
 
 def _layer_columns(layer: HeadStatistics) -> list[Array]:

@@ -5,6 +5,7 @@ holds `wiki.train.raw`, `wiki.valid.raw` and `wiki.test.raw`, or the same with `
 words are `<unk>`. Perplexities of the two variants are not comparable.
 """
 
+import functools
 import hashlib
 import importlib
 import os
@@ -33,8 +34,9 @@ RELEASE_SHA256 = {
 Say = Callable[[str], None]
 
 
+@functools.cache
 def print_warning(text: str) -> None:
-    """Prints one line to standard error."""
+    """Prints a line to standard error, the same one once."""
     print("warning:", text, file=sys.stderr, flush=True)
 
 

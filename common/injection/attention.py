@@ -104,11 +104,6 @@ class GatedMLP(nn.Module):
         return down(self.activation(gate) * up)
 
 
-def exact_gelu(x: Float[Array, "*b"]) -> Float[Array, "*b"]:
-    """Returns x Phi(x) with the error function itself, no approximation by tanh."""
-    return jax.nn.gelu(x, approximate=False)
-
-
 def broadcast_gate(gate: Float[Array, "*g"], x: Float[Array, "*b c"]) -> Float[Array, "*#b #c"]:
     """Returns tanh of a gate, one for all channels or one for each, with the axes of x."""
     return jnp.tanh(gate).reshape(*(1,) * (x.ndim - 1), -1).astype(x.dtype)

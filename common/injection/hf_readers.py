@@ -11,7 +11,6 @@ from flax import linen as nn
 
 from common.array_types import Array
 from common.errors import DataError, shown
-from common.injection.attention import exact_gelu
 from common.injection.gated_cross_attention import (
     GatedCrossAttentionStack,
     ResampledCrossAttention,
@@ -30,18 +29,10 @@ from common.injection.perceiver import PerceiverResampler, perceiver_resampler
 from common.injection.projector import MLPProjector, VisionProjector
 from common.injection.qformer import QueryResampler, qformer
 from common.injection.rope import HalfRotation, Llama3Scaling
+from common.nn import ACTIVATIONS
 
 Config = Mapping[str, Any]
 Tensors = Mapping[str, np.ndarray]
-
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "gelu": exact_gelu,
-    "gelu_new": jax.nn.gelu,
-    "gelu_pytorch_tanh": jax.nn.gelu,
-    "relu": jax.nn.relu,
-    "silu": jax.nn.silu,
-    "swish": jax.nn.silu,
-}
 
 
 class Reading(NamedTuple):

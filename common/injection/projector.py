@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from common.array_types import Array, Bool, Float
-from common.injection.attention import exact_gelu
+from common.kernels import exact_gelu
 
 Strategy = Literal["default", "full"]
 """'default' drops the first token (CLS) of every layer, 'full' keeps it."""

@@ -17,7 +17,7 @@ from flax import linen as nn
 from flax import struct
 
 from common.array_types import Array, Bool, Float, Int
-from common.injection.attention import exact_gelu
+from common.kernels import exact_gelu
 from common.nn import LayerNorm, attention_weights, average_values
 
 QUERIES = 32

@@ -13,13 +13,13 @@ from flax import linen as nn
 from flax import struct
 
 from common.array_types import Array, Bool, Float, Int, PRNGKey
-from common.injection.attention import exact_gelu
 from common.injection.qformer import INITIAL, QUERIES, QFormer, QFormerOutput, TextEmbedding
 from common.injection.qformer_masks import (
     bidirectional_mask,
     causal_multimodal_mask,
     separate_mask,
 )
+from common.kernels import exact_gelu
 from common.nn import LayerNorm
 
 TEMPERATURE = 0.07

@@ -15,7 +15,7 @@ import numpy as np
 from flax import linen as nn
 
 from common.array_types import Array, Float
-from common.injection.attention import exact_gelu
+from common.kernels import exact_gelu
 from common.nn import LayerNorm, attention_weights, average_values
 
 Views = Callable[[Float[Array, "b h w c"], int], list[Float[Array, "b hi wi c"]]]

@@ -5,6 +5,7 @@ from common.kernels.causal_conv import causal_conv, causal_conv_state, causal_co
 from common.kernels.conv import correlate_2d
 from common.kernels.cross_entropy import CrossEntropy, linear_cross_entropy
 from common.kernels.film import film, film_parameters
+from common.kernels.gelu import exact_gelu
 from common.kernels.goom import Goom, from_goom, to_goom
 from common.kernels.layer_norm import layer_norm
 from common.kernels.mixing_conv import mixing_conv_2d
@@ -32,6 +33,7 @@ __all__ = [
     "causal_conv_step",
     "choose_backend",
     "correlate_2d",
+    "exact_gelu",
     "film",
     "film_parameters",
     "from_goom",

@@ -1,5 +1,6 @@
 """Layers that more than one package uses."""
 
+from common.nn.activations import ACTIVATIONS
 from common.nn.attention import (
     DotProductAttention,
     attend,
@@ -20,6 +21,7 @@ from common.nn.positions import (
 )
 
 __all__ = [
+    "ACTIVATIONS",
     "Dense",
     "DotProductAttention",
     "LayerNorm",

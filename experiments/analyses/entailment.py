@@ -18,11 +18,10 @@ from common.array_types import PyTree
 from common.data.pairs import TokenPairs
 from common.data.pipeline import evaluation_batches
 from common.train import restore_params
-from experiments.analyses import entailment_branches, entailment_gradients
+from experiments.analyses import entailment_branches, entailment_film, entailment_gradients
 from experiments.reports.pair_answers import held_out
 from experiments.reports.pair_baselines import score_answers
 from experiments.reports.wording import interval, share
-from experiments.tasks.rte import INPUTS
 
 MAX_PAIRS = 1_000
 """Pairs of the held-out set that are looked at, at most."""
@@ -70,14 +69,13 @@ class PairSubject:
     def read(self, params: PyTree, count: int = MAP_PAIRS) -> tuple[Reading, np.ndarray]:
         """Returns what the branches read of the first pairs, and the labels of these."""
         batch = self.source.__getitems__(np.arange(min(count, len(self.source))))
-        inputs = [batch[k] for k in INPUTS]
-        return self._read(jax.device_get(params), inputs), batch["label"]
+        return self._read(jax.device_get(params), self.task.inputs(batch)), batch["label"]
 
     @functools.cached_property
     def _read(self) -> Callable[[PyTree, Any], Reading]:
         def read(params: PyTree, inputs: Any) -> Reading:
             variables = {"params": self.task.model_params(params)}
-            return self.task.model.apply(variables, *inputs, method="read")[0]
+            return self.task.model.apply(variables, **inputs, method="read")[0]
 
         return jax.jit(read)
 
@@ -142,7 +140,7 @@ SECTIONS: dict[str, Callable[[Page, PairSubject], None]] = {
     "dependence": entailment_branches.add_dependence,
     "variance": entailment_branches.add_variance,
     "probes": entailment_branches.add_probes,
-    "film": entailment_branches.add_film,
+    "film": entailment_film.add_film,
     "length": entailment_branches.add_length,
     "gradients": entailment_gradients.add_flow,
     "chain rule": entailment_gradients.add_chain_rule,

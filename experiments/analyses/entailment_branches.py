@@ -1,4 +1,4 @@
-"""What the branches of a model of pairs hold: ablations, dependence, variance, probes, FiLM."""
+"""What the branches of a model of pairs hold: ablations, dependence, variance, probes."""
 
 import itertools
 from typing import Any
@@ -15,9 +15,7 @@ from common.analysis import (
     rv_coefficient,
 )
 from common.analysis.page import Page
-from common.checkpoints import CheckpointReader
 from common.errors import UserError
-from common.train import Workdir, restore_params
 from experiments.reports import rte_table
 from experiments.reports.measurements import Score
 from experiments.reports.wording import share
@@ -198,64 +196,6 @@ def add_probes(page: Page, subject: Any) -> None:
         "probes",
         "Accuracy of linear probes on the features of branches",
     )
-
-
-def add_film(page: Page, subject: Any) -> None:
-    """Adds what gamma and beta became, and how far they follow the input."""
-    if not subject.modulations:
-        return
-    page.section("FiLM: what the statistics do to the CNN")
-    page.paragraph(
-        "y = gamma x + beta acts on every channel of every block, and begins as gamma = 1, beta = "
-        "0 for all inputs. Below, where training took them: the mean over pairs and channels, the "
-        "spread over channels of what is the same for all pairs, and the spread over pairs, which "
-        "is the conditioning itself. The last column is the share of their variance over pairs "
-        "that the length of the text explains (R2 of a line, mean over channels)."
-    )
-    lengths = subject.source.token_counts.astype(float)
-    rows = []
-    for number, (gamma, beta) in enumerate(subject.modulations, 1):
-        for name, values in (("gamma", gamma), ("beta", beta)):
-            values = np.asarray(values, np.float64)
-            rows.append(
-                (
-                    f"block {number}, {name}",
-                    f"{values.mean():.4f}",
-                    f"{values.mean(0).std():.4f}",
-                    f"{values.std(0).mean():.4f}",
-                    f"{explained_by(lengths, values):.2f}",
-                )
-            )
-    page.table(
-        ("", "mean", "spread over channels", "spread over pairs", "explained by length"), rows
-    )
-
-    history = film_history(subject)
-    if len(history) > 1:
-        page.paragraph(
-            "Over training, at the checkpoints that were kept: mean distance of gamma from 1 and "
-            "of beta from 0, and their spread over pairs."
-        )
-        page.table(
-            ("step", "|gamma - 1|", "|beta|", "gamma over pairs", "beta over pairs"), history
-        )
-
-
-def film_history(subject: Any) -> list[tuple[str, ...]]:
-    """Returns, for the beginning and each checkpoint, how far FiLM is from the identity."""
-    reader = CheckpointReader(Workdir(subject.workdir).checkpoints, subject.task.metric)
-    states = [(0, subject.initial)] + [
-        restore_params(subject.task, subject.config, subject.workdir, step)
-        for step in sorted(reader.newest_first())
-    ]
-    rows = []
-    for step, params in states:
-        pairs = [tuple(map(np.asarray, m)) for m in subject.modulated(params)]
-        gammas, betas = (np.concatenate(side, 1) for side in zip(*pairs, strict=True))
-        sizes = (np.abs(gammas - 1).mean(), np.abs(betas).mean())
-        spreads = (gammas.std(0).mean(), betas.std(0).mean())
-        rows.append((f"{step:,}", *(f"{v:.4f}" for v in (*sizes, *spreads))))
-    return rows
 
 
 def explained_by(x: np.ndarray, columns: np.ndarray) -> float:

@@ -12,7 +12,6 @@ from common.analysis import linear_probe, style
 from common.analysis.page import Page
 from common.array_types import Array, PyTree
 from experiments.reports.wording import share
-from experiments.tasks.rte import INPUTS
 
 PARTS = ("query", "key", "value")
 PAIRS = 32
@@ -36,7 +35,7 @@ def flow(subject: Any, branches: Sequence[str | None]) -> list[np.ndarray]:
 
     def loss(params: PyTree, held: dict[str, Array]) -> Array:
         variables = {"params": params}
-        reading = model.apply(variables, *(batch[k] for k in INPUTS), method="read")[0]
+        reading = model.apply(variables, **subject.task.inputs(batch), method="read")[0]
         cut = {}
         for name, field in READ_FIELDS.items():
             value = getattr(reading, field)

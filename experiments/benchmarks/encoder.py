@@ -1,11 +1,12 @@
 """Times an encoder with all maps out, and what keeping the maps costs in memory.
 
-    python -m experiments.benchmarks.encoder [--quick] [--out=FILE] [--torch=PYTHON]
+    python -m experiments.benchmarks.encoder [--quick] [--out=FILE] [--peer=PYTHON]
 
 The encoder has the shape of MiniLM-L6 with random weights. 'forward' gives hidden states and maps;
-'step' is the gradient of all parameters, through hidden states and maps, without an update. With
---torch, an interpreter that has torch and transformers, the same is measured there, in eager
-attention with one thread and with two, in turn with the rows here; this program needs neither.
+'step' is the gradient of all parameters, through hidden states and maps, without an update; both in
+float32 and with activations in bfloat16. --peer names a Python that has torch and transformers,
+which then runs the same (peers/encoder_step.py: eager attention, autocast, one thread and two), in
+turn with the rows here; this program needs neither.
 
 Memory is the compiler's account of temporaries of a training step of a CNN that reads all layers'
 maps: 'maps kept' hands the whole maps to it, 'layer by layer' reads each layer's regions inside the
@@ -46,50 +47,22 @@ CASES = {"8x128": (8, 128), "16x96": (16, 96), "16x64": (16, 64)}
 QUICK = ("16x64",)
 REPEATS, QUICK_REPEATS = 7, 3
 
-TORCH = """
-import json, sys, time, torch
-from transformers import BertConfig, BertModel
-batch, length, threads, repeats = map(int, sys.argv[1:])
-torch.set_num_threads(threads)
-config = BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12,
-    intermediate_size=1536, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
-    attn_implementation="eager")
-model = BertModel(config)
-ids = torch.randint(1, 30000, (batch, length))
-mask = torch.ones(batch, length, dtype=torch.long)
-def call():
-    return model(ids, mask, output_attentions=True, output_hidden_states=True)
-def forward():
-    with torch.no_grad():
-        call()
-def step():
-    model.zero_grad()
-    out = call()
-    ((out.last_hidden_state ** 2).mean() + sum((a ** 2).mean() for a in out.attentions)).backward()
-found = {"torch": torch.__version__}
-for name, function in (("forward", forward), ("step", step)):
-    function()
-    times = []
-    for _ in range(repeats):
-        wall, cpu = time.perf_counter(), time.process_time()
-        function()
-        times.append((time.perf_counter() - wall, time.process_time() - cpu))
-    found[name] = [1e3 * sorted(column)[len(column) // 2] for column in zip(*times)]
-print(json.dumps(found))
-"""
+PEER = Path(__file__).parent / "peers" / "encoder_step.py"
+DTYPES = (jnp.float32, jnp.bfloat16)
 
 
 def main() -> int:
     """Runs the command line."""
     parser = argparse.ArgumentParser(description="Times an encoder with all maps out.")
     parser.add_argument("--quick", action="store_true", help="one case, fewer repeats")
-    parser.add_argument("--torch", metavar="PYTHON", help="interpreter with torch, transformers")
+    parser.add_argument("--peer", metavar="PYTHON", help="interpreter with torch, transformers")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/encoder.json"))
     flags = parser.parse_args()
     repeats = QUICK_REPEATS if flags.quick else REPEATS
     rows = []
     for name in QUICK if flags.quick else CASES:
-        rows += time_case(name, *CASES[name], repeats, flags.torch)
+        for dtype in DTYPES:
+            rows += time_case(name, *CASES[name], dtype, repeats, flags.peer)
     print_table(rows)
     memory = [measure_memory(name, *CASES[name]) for name in (QUICK if flags.quick else CASES)]
     print_table(memory)
@@ -98,10 +71,10 @@ def main() -> int:
 
 
 def time_case(
-    name: str, batch: int, length: int, repeats: int, torch: str | None
+    name: str, batch: int, length: int, dtype: Any, repeats: int, peer: str | None
 ) -> list[dict[str, Any]]:
-    """Returns the rows of one shape: times here and, where asked for, in torch."""
-    encoder, ids, mask = make_encoder(False), *_inputs(batch, length)
+    """Returns the rows of one shape and dtype: times here and, where asked for, in torch."""
+    encoder, ids, mask = make_encoder(False, dtype), *_inputs(batch, length)
     params = jax.jit(encoder.init)(jax.random.key(0), ids)["params"]
 
     def forward(params: PyTree) -> Any:
@@ -109,42 +82,40 @@ def time_case(
 
     def loss(params: PyTree) -> Array:
         out: Any = encoder.apply({"params": params}, ids, mask)
-        return (out.last_hidden_state**2).mean() + sum((a**2).mean() for a in out.attentions)
+        last = out.last_hidden_state.astype(jnp.float32)
+        return (last**2).mean() + sum((a**2).mean() for a in out.attentions)
 
     functions: dict[str, Callable] = {"forward": forward, "step": jax.grad(loss)}
     compiled = {key: Compiled(function, params) for key, function in functions.items()}
-    before = _torch_rows(name, batch, length, repeats, torch)
+    arguments = [str(batch), str(length), jnp.dtype(dtype).name, str(repeats)]
+    before = _peer_times(peer, arguments)
     measured = measure_in_turn(list(compiled.values()), repeats)
-    after = _torch_rows(name, batch, length, repeats, torch)
-    rows = [
-        {"case": name, "pass": key, "with": "jax", "wall_ms": m.wall_ms, "cpu_ms": m.cpu_ms}
-        for key, m in zip(compiled, measured, strict=True)
-    ]
-    for first, second in zip(before, after, strict=True):
-        times = {k: min(first[k], second[k]) for k in ("wall_ms", "cpu_ms")}
-        own = next(row for row in rows if row["pass"] == first["pass"])
-        ratio = {"torch / jax, wall": times["wall_ms"] / own["wall_ms"]}
-        ratio["torch / jax, CPU"] = times["cpu_ms"] / own["cpu_ms"]
-        rows.append(first | times | ratio)
+    after = _peer_times(peer, arguments)
+    rows = []
+    for key, m in zip(compiled, measured, strict=True):
+        row = {"case": name, "dtype": jnp.dtype(dtype).name, "pass": key}
+        row |= {"wall_ms": m.wall_ms, "cpu_ms": m.cpu_ms}
+        for threads, first in before.items():
+            wall, cpu = (min(pair) for pair in zip(first[key], after[threads][key], strict=True))
+            row |= {f"torch_{threads}_wall_ms": wall, f"torch_{threads}_cpu_ms": cpu}
+            row |= {
+                f"wall_ratio_{threads}": wall / m.wall_ms,
+                f"cpu_ratio_{threads}": cpu / m.cpu_ms,
+            }
+        rows.append(row)
     return rows
 
 
-def _torch_rows(
-    name: str, batch: int, length: int, repeats: int, python: str | None
-) -> list[dict[str, Any]]:
-    """Returns the times in torch with one thread and with two; none without an interpreter."""
-    rows = []
-    for threads in (1, 2) if python else ():
-        arguments = [str(python), "-c", TORCH, *map(str, (batch, length, threads, repeats))]
-        done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+def _peer_times(python: str | None, arguments: list[str]) -> dict[str, dict[str, list[float]]]:
+    """Returns wall and processor time in torch by number of threads and pass, ms."""
+    found = {}
+    for threads in ("1", "2") if python else ():
+        command = [str(python), str(PEER), *arguments, threads]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise SystemExit(f"{python}: {(done.stderr.splitlines() or ['failed'])[-1]}")
-        found = json.loads(done.stdout.splitlines()[-1])
-        for key in ("forward", "step"):
-            label = f"torch {found['torch']}, {threads} threads"
-            times = dict(zip(("wall_ms", "cpu_ms"), found[key], strict=True))
-            rows.append({"case": name, "pass": key, "with": label} | times)
-    return rows
+        found[threads] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 def measure_memory(name: str, batch: int, length: int) -> dict[str, Any]:
@@ -204,10 +175,12 @@ class WholeMaps(Regions):
         return logits
 
 
-def make_encoder(remat: bool) -> Encoder:
+def make_encoder(remat: bool, dtype: Any = jnp.float32) -> Encoder:
     """Builds the encoder; with `remat`, layers are computed again for their gradient."""
-    embeddings = Embeddings(SIZES["vocabulary"], SIZES["positions"], 2, SIZES["width"])
-    layers = tuple(EncoderLayer(SIZES["heads"], SIZES["hidden"]) for _ in range(LAYERS))
+    counts = (SIZES["vocabulary"], SIZES["positions"], 2, SIZES["width"])
+    embeddings = Embeddings(*counts, dtype=dtype)
+    layer = EncoderLayer(SIZES["heads"], SIZES["hidden"], dtype=dtype)
+    layers = tuple(layer.clone() for _ in range(LAYERS))
     return Encoder(embeddings, layers, None, remat)
 
 

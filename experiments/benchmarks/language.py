@@ -1,12 +1,13 @@
 """Times what language models are made of: maps, loss, attention, a training step, decoding.
 
-    python -m experiments.benchmarks.language [--quick] [--cases=cross_entropy] [--peer=PYTHON]
+    python -m experiments.benchmarks.language [--quick] [--cases=A,B] [--repeats=N] [--peer=PYTHON]
 
 Each row is beside its reference in the same process: an affine map of channels beside matmul and
-sum; the cross-entropy over a large vocabulary beside optax's on all logits; causal attention beside
-that of jax.nn; decoding with a cache beside calls of the whole model. The training step is the
-seed's: d 512, 8 heads, 32 x 256 tokens of GPT-2's vocabulary, AdamW, clipping; --peer names a
-Python that has torch, which then runs the same models (peers/language_step.py) in turn with it.
+sum; the exact GELU and causal attention beside those of jax.nn; the cross-entropy over a large
+vocabulary beside optax's on all logits; decoding with a cache beside calls of the whole model. The
+training step is the seed's: d 512, 8 heads, 32 x 256 tokens of GPT-2's vocabulary, AdamW, clipping;
+--peer names a Python that has torch, which then runs the same models (peers/language_step.py) in
+turn with it.
 """
 
 import argparse
@@ -24,7 +25,7 @@ import numpy as np
 import optax
 
 from common.array_types import Array, PyTree
-from common.kernels import linear_cross_entropy, project
+from common.kernels import exact_gelu, linear_cross_entropy, project
 from common.nn import attend
 from convattn import LanguageModel, Sizes, attn_attn, conv_attn, generate
 from experiments.benchmarks.timing import Compiled, measure_in_turn, print_table, write_json
@@ -44,12 +45,14 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="a batch of 2, fewer repeats")
     parser.add_argument("--cases", help=f"of {', '.join(CASES)}, with commas between them")
     parser.add_argument("--peer", help="a Python interpreter that has torch")
+    parser.add_argument("--repeats", type=int, help=f"{REPEATS}, or {QUICK_REPEATS} if quick")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/language.json"))
     flags = parser.parse_args()
     names = flags.cases.split(",") if flags.cases else list(CASES)
     if unknown := set(names) - set(CASES):
         parser.error(f"no case {sorted(unknown)}; there are {list(CASES)}")
     batch, repeats = (2, QUICK_REPEATS) if flags.quick else (BATCH, REPEATS)
+    repeats = flags.repeats or repeats
     rows = []
     for name in names:
         found = CASES[name](batch, repeats)
@@ -81,6 +84,19 @@ def projection(batch: int, repeats: int) -> list[dict[str, Any]]:
         arrays = (x, matrix, bias, weight)
         found = [Compiled(jax.value_and_grad(f, (0, 1, 2)), *arrays) for f in (own, plain)]
         rows += _pair("projection", dtype, found, repeats)
+    return rows
+
+
+def gelu(batch: int, repeats: int) -> list[dict[str, Any]]:
+    """Times the exact GELU of a feed-forward net and its gradient, here and in `jax.nn`."""
+    rows = []
+    for dtype in (jnp.float32, jnp.bfloat16):
+        x = jax.random.normal(jax.random.key(0), (batch, LENGTH, 4 * WIDTH), dtype)
+        found = [
+            Compiled(jax.value_and_grad(lambda x, f=f: (f(x) * x).astype(jnp.float32).sum()), x)
+            for f in (exact_gelu, functools.partial(jax.nn.gelu, approximate=False))
+        ]
+        rows += _pair("gelu", dtype, found, repeats)
     return rows
 
 
@@ -238,6 +254,7 @@ def _pair(case: str, dtype: Any, compiled: list[Compiled], repeats: int) -> list
 
 CASES: dict[str, Callable[[int, int], list[dict[str, Any]]]] = {
     "projection": projection,
+    "gelu": gelu,
     "cross_entropy": cross_entropy,
     "attention": attention,
     "training_step": training_step,

@@ -63,6 +63,7 @@ def _default() -> ConfigDict:
     config.model.features = 64
     config.model.statistics = "relative"
     config.model.statistics_gradient = True
+    config.model.perplexity = False  # one more: log pseudo-perplexity, of a head for masked words
     config.model.visible = 1.0
     config.model.adapters = 0
 

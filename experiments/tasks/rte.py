@@ -11,11 +11,13 @@ import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
-from alcnet import ALCNet, Decision, Encoder, find_folder, load_encoder, lora
+from alcnet import PERPLEXITY, ALCNet, Decision, Encoder, find_folder, load_encoder, lora
 from common.array_types import Array, Float, PRNGKey, PyTree
 from common.data.pairs import FolderTokens, TokenPairs, WordTokens, load_glue, make_facts
 from common.errors import UserError
 from experiments.alcnet_models import fresh_encoder, make_alcnet
+from experiments.tasks.film_scores import film_moments, film_summary, without_moments
+from experiments.tasks.perplexity import open_perplexity
 
 Batch = Mapping[str, Array]
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -93,6 +95,7 @@ class PairTask:
         rates: factors of the learning rate.
         adapters: rank of low-rank adapters of the encoder, whose own weights then stay as they
             are; 0 for none.
+        measured: names of the numbers of an example that are statistics of the model's.
         metric: the score that chooses the best checkpoint.
     """
 
@@ -103,12 +106,14 @@ class PairTask:
     objective: Objective = Objective()
     rates: Rates = Rates()
     adapters: int = 0
+    measured: tuple[str, ...] = ()
     metric: str = "accuracy"
 
     def init(self, rng: PRNGKey) -> PyTree:
         """Draws the parameters that are not pretrained."""
         ids = jnp.zeros((1, 8), jnp.int32)
-        params = dict(self.model.init(rng, ids)["params"])
+        inputs = self.inputs(dict.fromkeys(INPUTS, ids) | dict.fromkeys(self.measured, ids[:, 0]))
+        params = dict(self.model.init(rng, **inputs)["params"])
         if self.pretrained is not None:
             params["encoder"] = jax.tree.map(jnp.asarray, self.pretrained)
         if self.adapters:
@@ -130,12 +135,18 @@ class PairTask:
         """Returns the factor of the learning rate of every parameter; 0 where it is frozen."""
         return self.rates(params)
 
+    def inputs(self, batch: Batch) -> dict[str, Any]:
+        """Returns what the model reads of a batch, by the names of its arguments."""
+        numbers = [jnp.asarray(batch[name]) for name in self.measured]
+        measured = jnp.stack(numbers, 1) if numbers else None
+        return {name: batch[name] for name in INPUTS} | {"measured": measured}
+
     def decide(self, params: PyTree, batch: Batch, rng: PRNGKey | None = None) -> Decision:
         """Applies the model; with a key, as in training."""
-        inputs = [batch[name] for name in INPUTS]
         variables = {"params": self.model_params(params)}
         rngs = None if rng is None else {"dropout": rng}
-        return self.model.apply(variables, *inputs, rng is None, rngs=rngs)  # type: ignore[return-value]
+        inputs = self.inputs(batch) | {"deterministic": rng is None}
+        return self.model.apply(variables, **inputs, rngs=rngs)  # type: ignore[return-value]
 
     def loss(self, params: PyTree, batch: Batch, rng: PRNGKey) -> tuple[Array, dict[str, Array]]:
         """Returns the objective at the end of training and the accuracy."""
@@ -156,15 +167,22 @@ class PairTask:
         return loss, {"accuracy": (logits.argmax(-1) == batch["label"]).mean()}
 
     def score(self, params: PyTree, batch: Batch) -> dict[str, Float[Array, "b"]]:
-        """Returns each pair's cross-entropy (nats), and whether it was told right."""
-        logits = self.decide(params, batch).logits
+        """Returns each pair's cross-entropy (nats), if it was told right, and what FiLM did."""
+        decision = self.decide(params, batch)
+        logits = decision.logits
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
         answers = logits.argmax(-1)
         return {
             "loss": loss,
             "accuracy": (answers == batch["label"]).astype(jnp.float32),
             "answers_class_0": (answers == 0).astype(jnp.float32),
+            **film_moments(decision.modulations),
         }
+
+    def derive(self, source: TokenPairs, scores: Mapping[str, float]) -> dict[str, float]:
+        """Returns the scores, of the validation pairs with the summary of gamma and beta."""
+        watched = source is self.eval_sources.get("validation")
+        return without_moments(scores) | (film_summary(scores) if watched else {})
 
 
 def smoothed_cross_entropy(
@@ -188,9 +206,13 @@ def make_task(config: ConfigDict) -> PairTask:
     Raises:
         UserError: a value in `config.encoder`, `config.model` or `config.data` that cannot be used.
     """
-    encoder, pretrained, tokenizer = _open_encoder(config)
+    encoder, pretrained, folder = _open_encoder(config)
     model = make_alcnet(config.model, encoder)
-    sources = _open_sources(config, tokenizer)
+    perplexity = config.model.get("perplexity", False)  # runs from before there was such have none
+    measure = open_perplexity(config) if perplexity else None
+    sources = _open_sources(config, folder)
+    if measure is not None:
+        sources = {split: measure.attach(source) for split, source in sources.items()}
     optim, loss = config.optim, config.loss
     return PairTask(
         model,
@@ -200,6 +222,7 @@ def make_task(config: ConfigDict) -> PairTask:
         Objective(loss.smoothing, loss.smoothing_start, loss.r_drop, config.train.steps),
         Rates(optim.layer_decay, optim.branch_scale, optim.frozen_layers),
         config.model.adapters,
+        (PERPLEXITY,) if perplexity else (),
     )
 
 

@@ -59,3 +59,42 @@ def correlate(x, kernel):
                     if 0 <= y < q and 0 <= z < s:
                         out[i, j] += x[y, z] @ kernel[k, m]
     return out
+
+
+def encode(params, config, ids, types):
+    """The last hidden state (s, d) of one text without padding; params as `Encoder` has them."""
+    rows = params["embeddings"]
+    x = rows["word"][ids] + rows["position"][: len(ids)] + rows["token_type"][types]
+    x = normalise(rows["norm"], x)
+    size = x.shape[1] // config["num_attention_heads"]
+    for number in range(config["num_hidden_layers"]):
+        layer = params[f"layers_{number}"]
+        q, k, v = (linear(layer["attention"][name], x) for name in ("query", "key", "value"))
+        mixed = np.zeros_like(x)
+        for start in range(0, x.shape[1], size):
+            part = slice(start, start + size)
+            weights = np.exp(q[:, part] @ k[:, part].T / math.sqrt(size))
+            mixed[:, part] = weights / weights.sum(1, keepdims=True) @ v[:, part]
+        x = normalise(layer["attention_norm"], x + linear(layer["attention"]["output"], mixed))
+        x = normalise(layer["output_norm"], x + linear(layer["down"], gelu(linear(layer["up"], x))))
+    return x
+
+
+def word_logits(params, x):
+    """Scores of all words from states (s, d); params as `WordHead` has them."""
+    y = normalise(params["norm"], gelu(linear(params["dense"], x)))
+    return y @ params["decoder"].T + params["bias"]
+
+
+def linear(params, x):
+    return x @ params["kernel"] + params["bias"]
+
+
+def normalise(params, x, epsilon=1e-12):
+    centred = x - x.mean(-1, keepdims=True)
+    deviation = np.sqrt((centred**2).mean(-1, keepdims=True) + epsilon)
+    return centred / deviation * params["scale"] + params["bias"]
+
+
+def gelu(x):
+    return x * 0.5 * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))

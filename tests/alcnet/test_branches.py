@@ -144,6 +144,52 @@ def test_film_scales_the_convolved_maps():
     assert float(jnp.abs(run(block, params, x, mask) - run(block, other, x, mask)).max()) > 0.1
 
 
+def test_a_block_is_its_formula():
+    x, mask = normal(2, 3, 4, 3, 8), jnp.asarray(rng.random((2, 4, 3)) < 0.7).at[:, 0].set(True)
+    gamma, beta = normal(2, 8), normal(2, 8)
+    block = MapBlock(8)
+    params = drawn(block, x, mask)
+    found = run(block, params, x, mask, (gamma, beta))
+    p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params["params"])
+    values = np.asarray(x, np.float64)
+    for b in range(2):
+        inside = np.asarray(mask)[b][..., None]
+        y = loops.normalise(p["norm"], values[b], 1e-6) * inside
+        y = np.stack([loops.correlate(layer, p["spatial"]["kernel"]) for layer in y])
+        y = (y + p["spatial"]["bias"]) * np.asarray(gamma[b]) + np.asarray(beta[b])
+        y = np.asarray(jax.nn.gelu(y)) * inside
+        framed = np.pad(y, ((1, 1), (0, 0), (0, 0), (0, 0)))
+        wide = np.concatenate([framed[:-2], framed[1:-1], framed[2:]], -1)
+        y = loops.linear(p["across_layers"]["dense"], wide)
+        means = y[:, inside[..., 0]].mean((0, 1))
+        hidden = np.maximum(loops.linear(p["excitation"]["squeeze"], means), 0)
+        y = y / (1 + np.exp(-loops.linear(p["excitation"]["excite"], hidden)))
+        np.testing.assert_allclose(found[b], (values[b] + y) * inside, atol=1e-4)
+
+
+def test_the_net_is_its_blocks_and_the_mean_and_maximum_of_every_layer():
+    """Behind a mask of one place after halving, so that a maximum may be negative."""
+    maps, mask = normal(2, 2, 4, 4, 3), jnp.ones((2, 4, 4), bool).at[0, 2:].set(False)
+    mask = mask.at[0, :, 2:].set(False)
+    cnn = make_attention_cnn(4, 2, 6)
+    params = drawn(cnn, maps, mask)
+    sides = [(normal(2, 4), normal(2, 4)) for _ in range(2)]
+    found = run(cnn, params, maps, mask, sides)
+    parts = jax.tree.map(np.asarray, params["params"])
+
+    def block(number, x, mask):
+        return run(MapBlock(4), {"params": parts[f"blocks_{number}"]}, x, mask, sides[number])
+
+    mixed = loops.linear(parts["head_mix"], np.asarray(maps)) * mask[:, None, :, :, None]
+    x = np.asarray(block(1, *halve(block(0, mixed, mask), mask)))
+    pooled = [[x[0, :, :1, :1], x[1]][b].reshape(2, -1, 4) for b in range(2)]
+    both = [np.concatenate([v.mean(1), v.max(1)], 1).reshape(-1) for v in pooled]
+    assert both[0].min() < -0.1
+    y = loops.linear(parts["project"]["layers_0"], np.stack(both))
+    wanted = jax.nn.gelu(loops.normalise(parts["project"]["layers_1"], y, 1e-6))
+    np.testing.assert_allclose(found, wanted, atol=2e-4)
+
+
 def test_the_cnn_sees_nothing_outside_of_its_mask():
     """The same maps with more padding, and with junk in it."""
     maps, mask = normal(2, 3, 5, 5, 4), jnp.ones((2, 5, 5), bool).at[1, 3:].set(False)

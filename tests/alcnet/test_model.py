@@ -191,6 +191,23 @@ def test_film_needs_statistics():
         jax.eval_shape(lambda ids: model.init(jax.random.key(0), ids), IDS)
 
 
+def test_measured_statistics_follow_those_of_the_maps():
+    model = make("stats")
+    further = jnp.array([[1.5, -2.0], [0.25, 3.0]])
+
+    def read(*inputs, **options):
+        return model.apply(*inputs, method="read", **options)[0].statistics
+
+    shapes = jax.eval_shape(model.init, jax.random.key(0), IDS, MASK, TYPES, measured=further)
+    assert shapes["params"]["statistics"]["expand"]["kernel"].shape == (15 + 2, 6)
+    params = drawn(model)
+    plain, found = (jax.jit(read)(params, IDS, measured=m) for m in (None, further))
+    np.testing.assert_array_equal(found[:, :15], plain)
+    np.testing.assert_array_equal(found[:, 15:], further)
+    with pytest.raises(ValueError, match="measured statistics need the statistics branch"):
+        make("cls").init(jax.random.key(0), IDS, measured=further)
+
+
 def test_behind_a_patch_nothing_else_of_the_maps_matters():
     model = make("cnn", view=TopLeft(0.4), regions=EqualRegions(5))
     params = drawn(model)

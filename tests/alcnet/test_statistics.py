@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from alcnet import (
+    PERPLEXITY,
     detached,
     head_statistics,
     plain_statistics,
@@ -39,6 +40,7 @@ def test_there_is_a_name_for_every_column():
     names = statistic_names((-3, -2, -1))
     assert len(names) == len(set(names)) == 21
     assert names[2] == "layer -3: row entropy" and names[-3] == "layer -1: diagonal share"
+    assert statistic_names((-3, -2, -1), (PERPLEXITY,)) == [*names, "log pseudo-perplexity"]
 
 
 def test_padding_leaves_no_trace_wherever_it_is():

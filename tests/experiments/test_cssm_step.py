@@ -59,6 +59,7 @@ def run_step(name, case):
     assert jax.tree.map(jnp.shape, before) == jax.tree.map(jnp.shape, after)
 
 
+@pytest.mark.slow
 def test_a_row_has_all_that_the_table_promises():
     row = measure("tiny", TINY, "transformer", repeats=1)
     ratios = row.pop("beside_public")

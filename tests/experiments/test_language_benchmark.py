@@ -15,7 +15,7 @@ def small(monkeypatch):
     monkeypatch.setattr(language, "BUILD", {"conv_attn": language.conv_attn})
 
 
-@pytest.mark.parametrize("case", ["projection", "cross_entropy", "attention"])
+@pytest.mark.parametrize("case", ["projection", "gelu", "cross_entropy", "attention"])
 def test_kernels_stand_beside_an_equal_reference(case):
     rows = language.CASES[case](2, 1)
     assert [row["dtype"] for row in rows] == ["float32", "bfloat16"]

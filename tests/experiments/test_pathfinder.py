@@ -33,9 +33,10 @@ def test_every_config_makes_a_training_step_of_its_own_shapes(name):
     step_shapes(load_config(variant(name)))
 
 
-@pytest.mark.parametrize(
-    "name", ["", "reference", "conv_net", pytest.param("paper", marks=pytest.mark.slow)]
-)
+LONG = [pytest.param(name, marks=pytest.mark.slow) for name in ("", "paper")]
+
+
+@pytest.mark.parametrize("name", ["reference", "conv_net", *LONG])
 def test_every_config_trains_and_scores(name, tmp_path):
     """What the smoke config does is tested at the command line."""
     config = load_config(variant(name), {**TINY, "data.cache": str(tmp_path / "data")})
@@ -55,6 +56,7 @@ def without_times(records):
     return [{k: v for k, v in record.items() if k != "timing"} for record in records]
 
 
+@pytest.mark.slow
 def test_smoke_run_is_the_same_twice_and_can_be_scored_again(tmp_path, capsys):
     overrides = {"data.cache": str(tmp_path / "data"), "train.steps": 24, "train.log_every": 4}
     overrides |= {"train.eval_every": 12, "train.checkpoint_every": 6}

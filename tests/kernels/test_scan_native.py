@@ -91,7 +91,7 @@ def test_mapped_scan_equals_one_after_the_other() -> None:
     assert_same(jax.jit(jax.vmap(slope))(many), stacked, 1e-6)
 
 
-@pytest.mark.parametrize("steps", [4, 130])
+@pytest.mark.parametrize("steps", [4, pytest.param(130, marks=pytest.mark.slow)])
 def test_second_derivatives_in_forward_mode(steps: int) -> None:
     case = ScanCase("", steps, (2, 3), 3, "complex64", initial=True, gain=0.8)
     args = coupled_arguments(case)

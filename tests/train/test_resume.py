@@ -39,7 +39,10 @@ def assert_ends_alike(workdir, uninterrupted):
     assert (without_timing(result), curve(workdir)) == uninterrupted
 
 
-@pytest.mark.parametrize("step", [1, 5, 7, 18, 23])
+SLOW = [pytest.param(step, marks=pytest.mark.slow) for step in (7, 18)]
+
+
+@pytest.mark.parametrize("step", [1, 5, 23, *SLOW])
 def test_after_sigterm(uninterrupted, tmp_path, step):
     with pytest.raises(Preempted, match=f"stopped at step {step}; run the same command to go on"):
         fit(ToyTask(), toy_config(), tmp_path, progress=At(step, terminate))

@@ -54,6 +54,18 @@ class FolderTokens:
             raise UserError(f"{folder}: no tokenizer: {reason}") from error
         self.pad_id: int = self._tokenizer.pad_token_id or 0
 
+    @property
+    def mask_id(self) -> int | None:
+        """The id of the token that hides a word; None without one."""
+        return self._tokenizer.mask_token_id
+
+    @property
+    def frame_ids(self) -> tuple[int, ...]:
+        """The ids of what frames a text: CLS, SEP and padding, as far as there are such."""
+        chosen = self._tokenizer
+        ids = {chosen.cls_token_id, chosen.sep_token_id, chosen.pad_token_id}
+        return tuple(sorted(ids - {None}))
+
     def __call__(
         self, first: tuple[str, ...], second: tuple[str, ...], max_length: int
     ) -> tuple[list[list[int]], list[list[int]]]:
@@ -73,7 +85,8 @@ class FolderTokens:
 class TokenPairs:
     """Pairs as arrays of token ids; a batch is as long as its longest pair needs.
 
-    An example has 'input_ids', 'attention_mask' and 'token_type_ids' (s,) int32 and 'label'.
+    An example has 'input_ids', 'attention_mask' and 'token_type_ids' (s,) int32, 'label', and the
+    numbers that `with_numbers` gave it.
 
     Args:
         pairs: sentences and labels.
@@ -95,6 +108,7 @@ class TokenPairs:
         if not len(pairs):
             raise DataError("no pairs of sentences")
         self.pairs, self._lengths, self._batch_size = pairs, tuple(lengths), batch_size
+        self._numbers: dict[str, np.ndarray] = {}
         ids, types = tokenizer(pairs.first, pairs.second, self._lengths[-1])
         self.token_counts = np.array([len(row) for row in ids])
         shape = (len(ids), self._lengths[-1])
@@ -123,8 +137,26 @@ class TokenPairs:
         part = copy.copy(self)
         part.pairs, part.token_counts = self.pairs.take(np.arange(count)), self.token_counts[:count]
         part._ids, part._types = self._ids[:count], self._types[:count]
+        part._numbers = {name: values[:count] for name, values in self._numbers.items()}
         part.__dict__.pop("_fingerprint", None)
         return part
+
+    def with_numbers(self, name: str, values: np.ndarray) -> "TokenPairs":
+        """Returns the same pairs, each with a number of its own more.
+
+        Args:
+            name: its name in an example.
+            values: (n,), taken as float32.
+
+        Raises:
+            ValueError: not one number for each pair.
+        """
+        if values.shape != (len(self),):
+            raise ValueError(f"{name} is {values.shape}; expected {(len(self),)}")
+        more = copy.copy(self)
+        more._numbers = self._numbers | {name: np.asarray(values, np.float32)}
+        more.__dict__.pop("_fingerprint", None)
+        return more
 
     def order(self, seed: int) -> Callable[[np.ndarray], np.ndarray]:
         """Returns the order of training, see `common.data.pipeline.Source`."""
@@ -133,7 +165,7 @@ class TokenPairs:
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits that change with tokens or labels."""
+        """16 hex digits that change with tokens, labels or further numbers."""
         return self._fingerprint
 
     @functools.cached_property
@@ -141,6 +173,8 @@ class TokenPairs:
         digest = hashlib.sha256()
         for array in (self._ids, self._types, self.token_counts, self.pairs.labels):
             digest.update(np.ascontiguousarray(array).astype("<i8").tobytes())
+        for name, values in sorted(self._numbers.items()):
+            digest.update(name.encode() + values.astype("<f4").tobytes())
         return digest.hexdigest()[:16]
 
     def _batch(self, indices: np.ndarray, length: int) -> dict[str, np.ndarray]:
@@ -150,4 +184,5 @@ class TokenPairs:
             "attention_mask": (np.arange(length) < counts[:, None]).astype(np.int32),
             "token_type_ids": self._types[indices, :length],
             "label": self.pairs.labels[indices].astype(np.int32),
+            **{name: values[indices] for name, values in self._numbers.items()},
         }

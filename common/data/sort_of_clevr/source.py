@@ -57,6 +57,8 @@ class SortOfClevr:
         tokens = np.concatenate([ask(types, colours), answers[..., None]], -1)
         return {
             "image": self.settings.draw(scenes),
+            "centres": scenes.centres.astype(np.int32),
+            "shapes": scenes.shapes.astype(np.int32),
             "tokens": tokens.reshape(len(words), -1, tokens.shape[-1]).astype(np.int32),
         }
 

@@ -78,7 +78,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data = ConfigDict()
     config.data.image_size = 75
     config.data.radius = 5
-    config.data.per_type = 3  # questions of each type about a training picture
+    config.data.per_type = 2  # questions of each type about a training picture
     config.data.blank = chosen["blank"]
     config.data.train_count = 96_000
     config.data.validation_count = 500
@@ -91,8 +91,9 @@ def get_config(variant: str = "") -> ConfigDict:
     config.optim.warmup_steps = 100
     config.optim.weight_decay = 0.01
     config.optim.clip_norm = 1.0
+    config.optim.naming_weight = 1.0  # of naming what stands where, which the encoder learns
     config.optim.gate_scale = 10.0  # gates begin at 0, and vision learns nothing before they open
-    config.optim.relational_from = 600  # steps with questions about one object alone
+    config.optim.relational_from = 400  # steps with questions about one object alone
 
     config.train = ConfigDict()
     config.train.steps = 3_000
@@ -114,11 +115,10 @@ def _model(mechanism: str, layers: str) -> ConfigDict:
     model.mechanism = mechanism
     model.layers = _layers(mechanism, layers)
     model.channels = (16, 32, 64)
-    model.encoder_blocks = 2
-    model.encoder_hidden = 96
+    model.encoder_hidden = 64
     model.width = 64
     model.depth = 6 if mechanism == "mllama" else DEPTH
-    model.heads = 4
+    model.heads = 2
     model.hidden, model.inner = WIDTHS[mechanism]
     model.tokens = 8  # that a resampler makes
     model.members = 2  # of an ensemble

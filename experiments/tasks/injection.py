@@ -16,15 +16,16 @@ from common.data.sort_of_clevr import (
     BLANK,
     NON_RELATIONAL,
     RELATIONAL,
+    SHAPES,
     TYPES,
     SceneSettings,
     SortOfClevr,
 )
-from common.data.sort_of_clevr.scenes import BACKGROUND
+from common.data.sort_of_clevr.scenes import BACKGROUND, COUNT
 from common.errors import UserError
 from common.train import wilson_interval
 from common.train.evaluation import Scores
-from experiments.injection_models import VisionLanguageModel, make_injection_model
+from experiments.injection_models import Answers, VisionLanguageModel, make_injection_model
 
 Batch = Mapping[str, Array]
 SPLITS = ("train", "validation", "test")
@@ -41,6 +42,8 @@ class InjectionTask:
         train_source: pictures with questions to learn from.
         eval_sources: the same to score on, one question of every type about a picture.
         blank: what the model is not shown: 'nothing', the 'image' or the 'question'.
+        naming_weight: of naming what stands at every place, a part of the objective: the encoder
+            learns to see as those of larger models did before language came to them.
         gate_scale: factor of the learning rate of gates, which begin at 0 and keep vision out.
         relational_from: relational questions are no part of what is minimised up to this step, then
             a growing one, and count as the others after twice as many. Before objects are told
@@ -52,6 +55,7 @@ class InjectionTask:
     train_source: SortOfClevr
     eval_sources: Mapping[str, SortOfClevr]
     blank: str = "nothing"
+    naming_weight: float = 1.0
     gate_scale: float = 1.0
     relational_from: int = 0
     metric: str = "accuracy"
@@ -80,12 +84,10 @@ class InjectionTask:
             questions = jnp.full_like(questions, BLANK)
         return images, questions
 
-    def logits(
-        self, params: PyTree, batch: Batch, rng: PRNGKey | None = None
-    ) -> Float[Array, "m b q v"]:
-        """Returns the logits of the answers; without a key slots begin at the same places."""
+    def answer(self, params: PyTree, batch: Batch, rng: PRNGKey | None = None) -> Answers:
+        """Returns what the model says; without a key slots begin at the same places."""
         rngs = {"slots": jax.random.key(0) if rng is None else rng}
-        return cast(Array, self.model.apply({"params": params}, *self.inputs(batch), rngs=rngs))
+        return cast(Answers, self.model.apply({"params": params}, *self.inputs(batch), rngs=rngs))
 
     def loss(self, params: PyTree, batch: Batch, rng: PRNGKey) -> tuple[Array, dict[str, Array]]:
         """Returns the objective at the end of training, the accuracy, and the gates."""
@@ -98,7 +100,8 @@ class InjectionTask:
 
         Also the accuracy on all questions, and the gates.
         """
-        log_p = jax.nn.log_softmax(self.logits(params, batch, rng))
+        said = self.answer(params, batch, rng)
+        log_p = jax.nn.log_softmax(said.logits)
         answers = batch["tokens"][..., -1]
         losses = -_at(log_p, answers).mean((0, 1)).reshape(len(TYPES), -1).mean(-1)
         late = jnp.clip(step / max(self.relational_from, 1) - 1.0, 0.0, 1.0)
@@ -106,14 +109,29 @@ class InjectionTask:
         weights = jnp.stack([late if name in RELATIONAL else jnp.ones(()) for name in TYPES])
         loss = (weights * losses).sum() / weights.sum()
         accuracy = (_mean_of_members(log_p).argmax(-1) == answers).mean()
-        return loss, {"accuracy": accuracy} | gates(params)
+        naming, named = self.naming(said.names, batch)
+        metrics = {"accuracy": accuracy, "named": named} | gates(params)
+        return loss + self.naming_weight * naming, metrics
+
+    def naming(self, names: Float[Array, "b s n"], batch: Batch) -> tuple[Array, Array]:
+        """Returns how badly the encoder names what stands at its places, and how often it is right.
+
+        The first is the mean cross-entropy (nats) of the places of objects, plus that of the empty
+        ones, which are many more; the second is of the places of objects alone.
+        """
+        things = things_at_places(batch, self.model.side, self.train_source.settings)
+        missed = -jnp.take_along_axis(jax.nn.log_softmax(names), things[..., None], -1)[..., 0]
+        there = things > 0
+        right = (names.argmax(-1) == things) & there
+        loss = jnp.mean(missed, where=there) + jnp.mean(missed, where=~there)
+        return loss, right.sum() / there.sum()
 
     def score(self, params: PyTree, batch: Batch) -> dict[str, Float[Array, "b"]]:
         """Returns means over the questions about each picture, also of each type and group.
 
         The answer of an ensemble is that of its members' mean probability.
         """
-        log_p = _mean_of_members(jax.nn.log_softmax(self.logits(params, batch)))
+        log_p = _mean_of_members(jax.nn.log_softmax(self.answer(params, batch).logits))
         answers = batch["tokens"][..., -1]
         loss = -_at(log_p[None], answers)[0]
         right = (log_p.argmax(-1) == answers).astype(jnp.float32)
@@ -138,6 +156,19 @@ class InjectionTask:
             low, high = wilson_interval(scores[name] * count, count)
             bounds |= {f"{name}_low": low, f"{name}_high": high}
         return {**scores, **bounds}
+
+
+def things_at_places(batch: Batch, side: int, settings: SceneSettings) -> Int[Array, "b s"]:
+    """Returns what stands at every place of a map of the pictures, as `Seen.names` counts.
+
+    An object stands at the places within its square, and at least at the one nearest to it.
+    """
+    step = settings.image_size / side
+    middles = ((jnp.arange(side) + 0.5) * step)[None, None, None]
+    near = jnp.abs(batch["centres"][..., None] - middles) <= max(settings.radius, step / 2)
+    there = near[:, :, 0, :, None] & near[:, :, 1, None]
+    number = (1 + len(SHAPES) * jnp.arange(COUNT))[None] + batch["shapes"]
+    return (there * number[..., None, None]).max(1).reshape(there.shape[0], -1)
 
 
 def gates(params: PyTree) -> dict[str, Array]:
@@ -190,6 +221,7 @@ def make_task(config: ConfigDict) -> InjectionTask:
         sources.pop("train"),
         sources,
         data.blank,
+        config.optim.naming_weight,
         config.optim.gate_scale,
         config.optim.relational_from,
     )

@@ -7,6 +7,7 @@ over the n tokens of an example that count, each masked in turn. Source: Salazar
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -66,8 +67,8 @@ class PseudoPerplexity:
         def log_probability(place: Int[Array, ""]) -> Float[Array, "b"]:
             """Returns log p of each example's token at one place, given all others."""
             hidden = ids.at[:, place].set(self.mask_id)
-            out = self.encoder.apply(encoder_variables, hidden, mask, token_type_ids)
-            logits = self.head.apply(head_variables, out.last_hidden_state[:, place])
+            out: Any = self.encoder.apply(encoder_variables, hidden, mask, token_type_ids)
+            logits: Any = self.head.apply(head_variables, out.last_hidden_state[:, place])
             log = jax.nn.log_softmax(logits.astype(jnp.float32))
             return jnp.take_along_axis(log, ids[:, place, None], 1)[:, 0]
 

@@ -15,9 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from alcnet.encoder import INIT, gelu
+from alcnet.encoder import INIT
 from alcnet.hf_weights import (
-    ACTIVATIONS,
     few,
     find_folder,
     layer_norm,
@@ -30,7 +29,8 @@ from common.array_types import Array, Float, PyTree
 from common.checkpoints.tensors import check_shapes, load_hf_tensors
 from common.errors import DataError
 from common.files import StrPath
-from common.nn import Dense, LayerNorm
+from common.kernels import exact_gelu
+from common.nn import ACTIVATIONS, Dense, LayerNorm
 
 WORD_TABLE = "embeddings.word_embeddings.weight"
 NAMES = {
@@ -65,7 +65,7 @@ class WordHead(nn.Module):
     """
 
     vocabulary: int
-    activation: Callable[[Array], Array] = gelu
+    activation: Callable[[Array], Array] = exact_gelu
     epsilon: float = 1e-12
     dtype: Any = jnp.float32
 
@@ -114,7 +114,7 @@ def load_word_head(
     bert = config["model_type"] == "bert"
     module = WordHead(
         config["vocab_size"],
-        ACTIVATIONS[config["hidden_act"]] if bert else gelu,
+        ACTIVATIONS[config["hidden_act"]] if bert else exact_gelu,
         config["layer_norm_eps"],
         dtype,
     )

@@ -32,7 +32,7 @@ def add_ablations(page: Page, subject: Any) -> None:
     """
     page.section("Ablations")
     try:
-        runs = rte_table.read_runs(subject.workdir.parent)
+        runs = rte_table.read_pair_runs(subject.workdir.parent)
         if len({key[0] for key in runs}) < 2:
             raise UserError("one model alone")
     except UserError as reason:
@@ -176,12 +176,13 @@ def probe_scores(features: Any, labels: np.ndarray) -> dict[str, ProbeScore]:
 def add_probes(page: Page, subject: Any) -> None:
     """Adds what can be read off the frozen features of the branches."""
     scores = probe_scores(subject.features, subject.labels)
+    majority = float(max(subject.labels.mean(), 1 - subject.labels.mean()))
     page.section("Linear probes")
     page.paragraph(
         "Logistic regressions on the frozen features of the held-out pairs, ten-fold "
         "cross-validated, with 95 % Wilson intervals. The more frequent class is "
-        f"{share(max(subject.labels.mean(), 1 - subject.labels.mean()))}. The features come from "
-        "a model trained on other pairs; the probes are fitted to these."
+        f"{share(majority)}. The features come from a model trained on other pairs; the probes are "
+        "fitted to these."
     )
     intervals = {name: Score(s.accuracy, s.low, s.high) for name, s in scores.items()}
     page.table(
@@ -192,9 +193,9 @@ def add_probes(page: Page, subject: Any) -> None:
         ],
     )
     page.figure(
-        comparison(list(intervals), *zip(*intervals.values(), strict=True), chance=0.5),
+        comparison(list(intervals), *zip(*intervals.values(), strict=True), chance=majority),
         "probes",
-        "Accuracy of linear probes on the features of branches",
+        "Accuracy of linear probes on the features of branches; dotted, the more frequent class",
     )
 
 

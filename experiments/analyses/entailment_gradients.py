@@ -1,5 +1,6 @@
 """Where the CNN presses: gradients into queries, keys and values, and on the maps themselves."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -154,15 +155,16 @@ def pressure(subject: Any, params: PyTree) -> np.ndarray:
 
 @style.styled
 def heat_maps(values: np.ndarray) -> Figure:
-    """Draws maps (layers, heads, q, s), a row for each layer, all on one scale."""
+    """Draws the roots of maps (layers, heads, q, s), a row for each layer, all on one scale."""
     layers, heads = values.shape[:2]
     figure = style.new_figure(layers * min(1.5, style.WIDTH / heads) + 0.5)
     grid = figure.subplots(layers, heads, squeeze=False)
-    high = float(values.max()) or 1.0
+    high = math.sqrt(values.max()) or 1.0
     for layer in range(layers):
         for head in range(heads):
             axes = grid[layer, head]
-            style.show_image(axes, values[layer, head], cmap=style.ENERGY, vmin=0, vmax=high)
+            image = np.sqrt(values[layer, head])
+            style.show_image(axes, image, cmap=style.ENERGY, vmin=0, vmax=high)
             if layer == 0:
                 axes.set_title(f"head {head}", fontsize=7, fontweight="normal")
         grid[layer, 0].set_ylabel(f"layer {layer}", fontsize=7)
@@ -184,7 +186,11 @@ def add_heat_maps(page: Page, subject: Any) -> None:
         f"{', '.join(f'{n}: {share(s, 0)}' for n, s in enumerate(by_layer))}; the strongest map "
         f"is head {head} of layer {layer}."
     )
-    page.figure(heat_maps(values), "heat_maps", "Gradient times activation on the attention maps")
+    page.figure(
+        heat_maps(values),
+        "heat_maps",
+        "Root of gradient times activation on the attention maps, on one scale from 0 (black)",
+    )
 
 
 def patch_scores(subject: Any, params: PyTree) -> dict[str, tuple[Any, int]]:

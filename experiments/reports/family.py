@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 
 from common.errors import UserError
 from common.train import read_records
-from common.train.workdir import config_changes, read_json
+from common.train.workdir import read_json
 from experiments.configs.family import SEEDS, TABLE
+from experiments.reports.run_tables import deliver, origin, read_runs
 from experiments.reports.wording import share
 
 OWN = ("model", "seed")
@@ -44,6 +45,11 @@ class FamilyRun(NamedTuple):
         """Returns the model's name: that of its block, if it has one."""
         return self.config["model"].get("cssm_type", self.config["model"]["name"])
 
+    @property
+    def key(self) -> tuple[str, int]:
+        """Returns model and seed."""
+        return self.model, self.config["seed"]
+
 
 Runs = dict[tuple[str, int], FamilyRun]
 
@@ -57,40 +63,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="a Markdown file to write")
     flags = parser.parse_args(argv)
     models = tuple(flags.models.split(",")) if flags.models else TABLE
+    return deliver(
+        flags.out,
+        lambda: family_table(
+            read_runs(flags.folder, _read_run, _shared),
+            models,
+            _numbers(flags.seeds) if flags.seeds else SEEDS,
+            str(flags.folder),
+        ),
+    )
+
+
+def _numbers(text: str) -> tuple[int, ...]:
     try:
-        seeds = tuple(map(int, flags.seeds.split(","))) if flags.seeds else SEEDS
-        table = family_table(read_runs(flags.folder), models, seeds, str(flags.folder))
-    except (UserError, ValueError) as error:
-        print("error:", error, file=sys.stderr)
-        return 2
-    if flags.out is None:
-        print(table, end="")
-    else:
-        flags.out.write_text(table, encoding="utf-8")
-    return 0
-
-
-def read_runs(folder: Path) -> Runs:
-    """Reads all finished runs below a folder, by model and seed.
-
-    Raises:
-        UserError: no folder, a model trained twice with one seed, or runs on unlike tasks.
-    """
-    if not folder.is_dir():
-        raise UserError(f"{folder} is no folder")
-    runs, places = {}, {}
-    for file in sorted(folder.glob("*/result.json")):
-        run = _read_run(file.parent)
-        key = (run.model, run.config["seed"])
-        if key in runs:
-            raise UserError(f"{places[key]} and {file.parent} are of one model and seed")
-        runs[key], places[key] = run, file.parent
-    first = next(iter(runs), None)
-    for key, run in runs.items():
-        changes = config_changes(_shared(runs[first].config), _shared(run.config))
-        if changes:
-            raise UserError(f"{places[key]} is unlike {places[first]}: {'; '.join(changes)}")
-    return runs
+        return tuple(map(int, text.split(",")))
+    except ValueError:
+        raise UserError(f"--seeds is {text!r}; expected numbers with commas between them") from None
 
 
 def _read_run(folder: Path) -> FamilyRun:
@@ -150,23 +138,13 @@ def _origin(runs: Sequence[FamilyRun]) -> str:
     """Says on what, by how much training, where and when."""
     config, result = runs[0].config, runs[0].result
     seeds = len({run.config["seed"] for run in runs})
-    machines = {_machine(run.environment) for run in runs}
-    versions = {f"jax {run.environment['packages']['jax']}" for run in runs}
-    days = sorted(run.environment["start_time"][:10] for run in runs)
     images = config["train"]["steps"] * config["train"]["batch_size"]
     parts = [
         f"{seeds} {'seed' if seeds == 1 else 'seeds'}",
         f"{images:,} training and {result['test']['count']:,} test images",
-        *sorted(machines),
-        *sorted(versions),
-        days[0] if days[0] == days[-1] else f"{days[0]} to {days[-1]}",
+        *origin(run.environment for run in runs),
     ]
     return f"{'; '.join(parts)}. Step times are wall times in training, whatever else ran."
-
-
-def _machine(environment: Mapping[str, Any]) -> str:
-    cores = environment["cpu_cores"]
-    return f"{cores} core{'' if cores == 1 else 's'} of {environment['cpu']}"
 
 
 if __name__ == "__main__":

@@ -20,8 +20,9 @@ from scipy import stats
 
 from common.errors import UserError
 from common.train import wilson_interval
-from common.train.workdir import config_changes, read_json
+from common.train.workdir import read_json
 from experiments.reports.pair_answers import Answers, load_answers
+from experiments.reports.run_tables import deliver, origin, read_runs
 from experiments.reports.wording import duration, share
 
 OWN = ("model.branches", "seed")
@@ -55,6 +56,11 @@ class PairRun(NamedTuple):
         """Returns the share of right answers."""
         return float(self.answers.correct.mean())
 
+    @property
+    def key(self) -> tuple[tuple[str, ...], int]:
+        """Returns branches and seed."""
+        return self.branches, self.config["seed"]
+
 
 class Difference(NamedTuple):
     """A mean difference of accuracies over seeds that both sides have.
@@ -83,41 +89,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, help="holds a folder for each run")
     parser.add_argument("--out", type=Path, help="a Markdown file to write")
     flags = parser.parse_args(argv)
-    try:
-        table = rte_table(read_runs(flags.folder))
-    except UserError as error:
-        print("error:", error, file=sys.stderr)
-        return 2
-    if flags.out is None:
-        print(table, end="")
-    else:
-        flags.out.write_text(table, encoding="utf-8")
-    return 0
+    return deliver(flags.out, lambda: rte_table(read_pair_runs(flags.folder)))
 
 
-def read_runs(folder: Path) -> Runs:
+def read_pair_runs(folder: Path) -> Runs:
     """Reads all finished runs below a folder, by branches and seed.
 
     Raises:
         UserError: no folder or no runs, a model trained twice with one seed, or unlike runs.
     """
-    if not folder.is_dir():
-        raise UserError(f"{folder} is no folder")
-    runs: Runs = {}
-    places: dict[Any, Path] = {}
-    for file in sorted(folder.glob("*/result.json")):
-        run = _read_run(file.parent)
-        key = (run.branches, run.config["seed"])
-        if key in runs:
-            raise UserError(f"{places[key]} and {file.parent} are of one model and seed")
-        runs[key], places[key] = run, file.parent
+    runs = read_runs(folder, _read_run, _shared)
     if not runs:
         raise UserError(f"{folder} holds no finished run")
-    first = next(iter(runs))
-    for key, run in runs.items():
-        changes = config_changes(_shared(runs[first].config), _shared(run.config))
-        if changes:
-            raise UserError(f"{places[key]} is unlike {places[first]}: {'; '.join(changes)}")
     return runs
 
 
@@ -254,17 +237,12 @@ def _origin(runs: Runs) -> str:
     """Says on what, with which recipe, where and when."""
     run = next(iter(runs.values()))
     data, train = run.config["data"], run.config["train"]
-    machines = {
-        f"{r.environment['cpu_cores']} cores of {r.environment['cpu']}" for r in runs.values()
-    }
-    versions = {f"jax {r.environment['packages']['jax']}" for r in runs.values()}
-    days = sorted({r.environment["start_time"][:10] for r in runs.values()})
     task = "generated facts" if data["source"] == "generate" else f"GLUE {data['task'].upper()}"
+    places = "; ".join(origin(run.environment for run in runs.values()))
     return (
         f"{task}, {len(run.answers.labels):,} held-out pairs, {train['steps']:,} steps of "
-        f"{train['batch_size']}, scored with the parameters that the run kept; "
-        f"{'; '.join([*sorted(machines), *sorted(versions)])}; {days[0]}"
-        f"{'' if len(days) == 1 else f' to {days[-1]}'}. Times are wall times, whatever else ran."
+        f"{train['batch_size']}, scored with the parameters that the run kept; {places}. Times are "
+        "wall times, whatever else ran."
     )
 
 

@@ -208,8 +208,7 @@ def make_task(config: ConfigDict) -> PairTask:
     """
     encoder, pretrained, folder = _open_encoder(config)
     model = make_alcnet(config.model, encoder)
-    perplexity = config.model.get("perplexity", False)  # runs from before there was such have none
-    measure = open_perplexity(config) if perplexity else None
+    measure = open_perplexity(config) if config.model.perplexity else None
     sources = _open_sources(config, folder)
     if measure is not None:
         sources = {split: measure.attach(source) for split, source in sources.items()}
@@ -222,7 +221,7 @@ def make_task(config: ConfigDict) -> PairTask:
         Objective(loss.smoothing, loss.smoothing_start, loss.r_drop, config.train.steps),
         Rates(optim.layer_decay, optim.branch_scale, optim.frozen_layers),
         config.model.adapters,
-        (PERPLEXITY,) if perplexity else (),
+        (PERPLEXITY,) if measure else (),
     )
 
 

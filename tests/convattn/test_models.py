@@ -46,14 +46,17 @@ each_variant = pytest.mark.parametrize("build", CAUSAL.values(), ids=CAUSAL)
 
 
 def make(build, **options):
-    """A model with random parameters, no bias zero, and two sequences."""
+    """A model with random parameters, none of them idle, and two sequences."""
     model = build(Sizes(**{**vars(SIZES), **options}))
-    tokens = jax.random.randint(jax.random.key(1), (2, LENGTH), 0, SIZES.vocabulary)
-    params = jax.jit(model.init)(jax.random.key(0), tokens)["params"]
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(2), len(leaves))
-    noisy = [x + 0.3 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
-    return model, {"params": jax.tree.unflatten(tree, noisy)}, tokens
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(0, SIZES.vocabulary, (2, LENGTH), np.int32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), tokens)["params"]
+
+    def draw(path, shape):
+        centre = 1.0 if path[-1].key == "scale" else 0.0
+        return (centre + 0.4 * rng.standard_normal(shape.shape)).astype(np.float32)
+
+    return model, {"params": jax.tree_util.tree_map_with_path(draw, shapes)}, tokens
 
 
 def sensitivity(model, variables, tokens):

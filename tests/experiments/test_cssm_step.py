@@ -45,8 +45,8 @@ def test_cases_have_the_public_shapes():
     assert set(BASELINES) - set(models_for(CASES["i_video"])) == {"vit", "resnet", "conv_net"}
 
 
-@pytest.mark.parametrize("name", models_for(CASES["i_still"]))
-def test_every_model_makes_a_step(name):
+@pytest.mark.parametrize("name", ["transformer", "gdn", "hgru", "vit"])
+def test_models_of_each_kind_make_a_step(name):
     still = Case(2, 16, 8, False, TINY.public)
     cases = [case for case in (still, TINY) if name in models_for(case)]
     for case in cases:

@@ -1,5 +1,6 @@
 """The family on one task: every model steps, differs in its model alone, and gets its row."""
 
+import functools
 import json
 import statistics
 from pathlib import Path
@@ -23,9 +24,14 @@ def config_of(name):
     return load_config(f"{FILE}:{name}")
 
 
+@functools.cache
+def shapes_after_a_step(name):
+    return step_shapes(config_of(name))
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_every_model_makes_a_training_step(name):
-    step_shapes(config_of(name))
+    shapes_after_a_step(name)
 
 
 def test_the_family_is_all_there_is():
@@ -35,9 +41,9 @@ def test_the_family_is_all_there_is():
 
 
 def test_baselines_have_about_as_many_parameters():
-    whole = parameter_count(step_shapes(config_of("transformer")).params)
+    whole = parameter_count(shapes_after_a_step("transformer").params)
     for name in BASELINES:
-        assert abs(parameter_count(step_shapes(config_of(name)).params) / whole - 1) < 0.06, name
+        assert abs(parameter_count(shapes_after_a_step(name).params) / whole - 1) < 0.06, name
 
 
 def test_configs_differ_in_the_model_alone():

@@ -66,7 +66,7 @@ def test_the_paper_s_config_is_the_seed_s_recipe(tmp_path):
 
 def predictions(task, params, batch):
     """Losses, and whether the right token comes first, of all predictions in float64."""
-    logits = np.asarray(task.logits(params, batch["tokens"][:, :-1]), np.float64)
+    logits = np.asarray(jax.jit(task.logits)(params, batch["tokens"][:, :-1]), np.float64)
     logits -= logits.max(-1, keepdims=True)
     log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     targets = batch["tokens"][:, 1:]
@@ -77,10 +77,10 @@ def predictions(task, params, batch):
 
 def test_loss_and_scores_are_means_over_scored_tokens(tmp_path):
     config, task = make("recall", tmp_path, **{k.replace(".", "__"): v for k, v in SMALL.items()})
-    params = task.init(jax.random.key(0))
+    params = jax.jit(task.init)(jax.random.key(0))
     batch = gather(task.train_source, np.arange(4))
     losses, right = predictions(task, params, batch)
-    loss, metrics = task.loss(params, batch, jax.random.key(0))
+    loss, metrics = jax.jit(task.loss)(params, batch, jax.random.key(0))
     assert loss == pytest.approx(losses[batch["scored"]].mean(), rel=1e-5)
     assert metrics["accuracy"] == pytest.approx(right[batch["scored"]].mean())
     scores = evaluate(task, params, task.eval_sources["test"], 3)
@@ -96,7 +96,7 @@ def test_perplexities_of_a_text_are_taken_over_its_words_and_bytes(tmp_path):
     config, task = make(
         "smoke,data=wikitext", tmp_path, data__path=str(WIKITEXT), data__tokenizer="bytes"
     )
-    params = task.init(jax.random.key(0))
+    params = jax.jit(task.init)(jax.random.key(0))
     scores = evaluate(task, params, task.eval_sources["test"], 16)
     text = (WIKITEXT / "wiki.test.raw").read_text(encoding="utf-8")
     assert scores["bytes"] == len(text.encode())

@@ -260,7 +260,7 @@ def test_the_table_compares_over_seeds(runs, tmp_path, capsys):
 
 def test_the_table_does_not_average_what_is_not_trained(runs):
     write_run(runs / "collapsed", ("cls",), 7, 0, [0.9] * 10)
-    table = rte_table.rte_table(rte_table.read_runs(runs))
+    table = rte_table.rte_table(rte_table.read_pair_runs(runs))
     assert "Not trained, one class for all pairs: plain encoder (cls alone), seed 7." in table
     assert "| plain encoder (cls alone) | 3 |" in table
 

@@ -1,5 +1,6 @@
 """What the mechanisms of a vision-language model do: modulation, gates, attention to the image."""
 
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, cast
@@ -9,10 +10,14 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from common.analysis import count_flops
-from common.array_types import Float, PyTree
+from common.array_types import Array, Float, Int, PyTree
 from common.data.pipeline import Batch, gather
 from common.data.sort_of_clevr import TYPES, measure_floors
+from experiments.injection_models import VisionLanguageModel
 from experiments.tasks.injection import GROUPS, InjectionTask
+
+SOWN = "intermediates"
+"""What Flax calls that which modules sow."""
 
 
 class Modulation(NamedTuple):
@@ -44,7 +49,7 @@ def modulations(task: InjectionTask, params: PyTree, batch: Batch) -> dict[str, 
         gamma, beta = (part.reshape(-1, 1, x.shape[-1]) for part in parts)  # members one by one
         x = x.reshape(len(x), *questions[:1], -1, x.shape[-1])[:, :, -1]  # the answer's token
         sizes = [_by_type(y) for y in ((gamma - 1) * x, np.broadcast_to(beta, x.shape), x)]
-        found[_short(path)] = Modulation(sizes[0] / sizes[2], sizes[1] / sizes[2])
+        found[short_name(path)] = Modulation(sizes[0] / sizes[2], sizes[1] / sizes[2])
     return found
 
 
@@ -73,7 +78,7 @@ def image_attention(
             continue
         if maps.shape[1] >= count * length:  # a row for every word
             seen = seen.reshape(len(seen), count, length, -1)[:, :, -1]
-        found[_short(path)] = seen.reshape(*seen.shape[:2], side, side)
+        found[short_name(path)] = seen.reshape(*seen.shape[:2], side, side)
     return found
 
 
@@ -91,13 +96,18 @@ def _seen_places(
     return None
 
 
-def _short(path: str) -> str:
+def short_name(path: str) -> str:
     """Returns a name for what stands at a path: 'mechanism 2', 'layer 3', 'resampler 0'."""
     numbers = re.findall(r"(mechanisms|layers|blocks|films)_(\d+)", path)
     if not numbers:
         return "resampler"
     names = {"mechanisms": "layer", "layers": "layer", "blocks": "block", "films": "pathway"}
     return ", ".join(f"{names[kind]} {number}" for kind, number in numbers)
+
+
+def first_pictures(task: InjectionTask, count: int) -> Int[np.ndarray, "b"]:
+    """Returns the numbers of the first test pictures, `count` or as many as there are."""
+    return np.arange(min(count, len(task.eval_sources["test"])))
 
 
 def gate_histories(records: Sequence[Mapping[str, Any]]) -> dict[str, tuple[list, list]]:
@@ -126,16 +136,16 @@ def floors(task: InjectionTask, split: str = "test") -> dict[str, dict[str, floa
 
 def intermediates(task: InjectionTask, params: PyTree, batch: Batch) -> dict[str, Any]:
     """Returns all that the model sows on a batch, by path."""
+    sown = _sown(task.model, params, *task.inputs(batch))
+    return {"/".join(path): cast(tuple, leaf)[0] for path, leaf in flatten_dict(sown).items()}
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _sown(model: VisionLanguageModel, params: PyTree, images: Array, questions: Array) -> PyTree:
+    """Is compiled once for all that is measured of a model on as many pictures."""
     rngs = {"slots": jax.random.key(0)}
-    look = jax.jit(
-        lambda p, x: task.model.apply(
-            {"params": p}, *task.inputs(x), rngs=rngs, mutable=["intermediates"]
-        )[1]
-    )
-    return {
-        "/".join(path): cast(tuple, leaf)[0]
-        for path, leaf in flatten_dict(look(params, dict(batch))["intermediates"]).items()
-    }
+    _, state = model.apply({"params": params}, images, questions, rngs=rngs, mutable=[SOWN])
+    return cast(dict, state)[SOWN]
 
 
 def flops(task: InjectionTask, params: PyTree) -> float:

@@ -17,12 +17,10 @@ from common.array_types import PyTree
 from common.data.pipeline import gather
 from common.data.sort_of_clevr import TYPES, decode
 from experiments.analyses import injection as look
+from experiments.reports.injection_parts import PICTURES, add_ensembles, add_pathways
 from experiments.reports.record import RunRecord, add_facts, read_record
 from experiments.reports.wording import share
 from experiments.tasks.injection import GROUPS, InjectionTask
-
-PICTURES = 64
-"""Test pictures that modulation is measured on."""
 
 
 def write_report(config: ConfigDict, workdir: Path, task: InjectionTask, params: PyTree) -> Path:
@@ -41,9 +39,10 @@ def write_report(config: ConfigDict, workdir: Path, task: InjectionTask, params:
     page = Page(f"Vision into language: {config.model.mechanism}")
     add_result(page, run, task)
     add_curves(page, run)
+    model = {config.model.mechanism: (task, params)}
     add_gates(page, {config.model.mechanism: look.gate_histories(run.records)})
-    add_modulation(page, {config.model.mechanism: (task, params)})
-    add_attention(page, {config.model.mechanism: (task, params)})
+    for add in (add_modulation, add_ensembles, add_pathways, add_attention):
+        add(page, model)
     add_facts(page, run, "experiments.injection", "pictures")
     return page.write(workdir / "report" / "report.html")
 
@@ -107,7 +106,7 @@ def add_modulation(page: Page, models: Mapping[str, tuple[InjectionTask, PyTree]
     """Adds how much FiLM layers scale and shift, by layer and type of question."""
     found = {}
     for name, (task, params) in models.items():
-        batch = gather(task.eval_sources["test"], _first(task, PICTURES))
+        batch = gather(task.eval_sources["test"], look.first_pictures(task, PICTURES))
         if layers := look.modulations(task, params, batch):
             found[name] = layers
     if not found:
@@ -134,7 +133,7 @@ def add_attention(page: Page, models: Mapping[str, tuple[InjectionTask, PyTree]]
     """Adds where the attention of questions, or of learned queries, falls on a picture."""
     figures = []
     for name, (task, params) in models.items():
-        batch = gather(task.eval_sources["test"], _first(task, 2))
+        batch = gather(task.eval_sources["test"], look.first_pictures(task, PICTURES))
         for layer, maps in look.image_attention(task, params, batch).items():
             figures.append((name, layer, batch, maps))
     if not figures:
@@ -153,7 +152,3 @@ def add_attention(page: Page, models: Mapping[str, tuple[InjectionTask, PyTree]]
         page.paragraph(f"{name}, {layer}")
         figure = attribution_maps(images, maps[0, : len(captions)], captions)
         page.figure(figure, f"attention_{number}", f"Attention of {name}, {layer}, to a picture")
-
-
-def _first(task: InjectionTask, count: int) -> np.ndarray:
-    return np.arange(min(count, len(task.eval_sources["test"])))

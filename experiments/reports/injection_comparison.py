@@ -20,6 +20,7 @@ from experiments.comparisons.members import Member
 from experiments.comparisons.results import Comparison, Result, mean_score, of, read_results, spread
 from experiments.reports.comparison import add_facts
 from experiments.reports.injection import add_attention, add_gates, add_modulation
+from experiments.reports.injection_parts import add_ensembles, add_pathways
 from experiments.reports.wording import duration, share
 from experiments.tasks.injection import GROUPS, make_task
 
@@ -65,8 +66,9 @@ def add_answer(page: Page, results: Sequence[Result]) -> None:
         )
     page.paragraph(
         "All models have about as many parameters and see the same pictures in the same number of "
-        "steps, with one recipe. Nothing is pretrained. Shown is what such small models learn in "
-        "so many steps, not what they would learn in more, nor what mechanisms are worth to large "
+        "steps, with one recipe. Nothing is pretrained; beside answering, the encoder of every "
+        "model learns to name what stands where. Shown is what such small models learn in so many "
+        "steps, not what they would learn in more, nor what mechanisms are worth to large "
         f"pretrained models. Published relational scores, with more training: {ANCHORS}."
     )
 
@@ -193,5 +195,6 @@ def add_mechanics(page: Page, runs: Comparison, out: Path) -> None:
             if model in LOOKED_AT:
                 lookers[model] = (trained.task, trained.params)
     add_gates(page, histories)
-    add_modulation(page, films)
+    for add in (add_modulation, add_ensembles, add_pathways):
+        add(page, films)
     add_attention(page, lookers)

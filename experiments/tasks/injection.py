@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import cast
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -74,7 +74,7 @@ class InjectionTask:
         )
 
     def inputs(
-        self, batch: Mapping[str, Array]
+        self, batch: Mapping[str, Any]
     ) -> tuple[UInt8[Array, "b h w 3"], Int[Array, "b q l"]]:
         """Returns what the model is shown of a batch."""
         images, questions = jnp.asarray(batch["image"]), jnp.asarray(batch["tokens"])[..., :-1]

@@ -47,6 +47,7 @@ from common.analysis.induction import (
     previous_token_score,
     repeat_losses,
 )
+from common.analysis.injection_figures import gates_over_training, scaling_and_shifting
 from common.analysis.linear_systems import (
     by_radius,
     joint_gain,
@@ -105,6 +106,7 @@ __all__ = [
     "field_radius",
     "gate_maps",
     "gates_over_time",
+    "gates_over_training",
     "image_grid",
     "impulse_maps",
     "in_context_learning_score",
@@ -137,6 +139,7 @@ __all__ = [
     "repeat_losses",
     "rv_coefficient",
     "sample_along",
+    "scaling_and_shifting",
     "spatial_attribution",
     "spectral_radius",
     "states_gif",

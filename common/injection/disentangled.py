@@ -58,6 +58,7 @@ class DisentangledAttention(nn.Module):
         x: Float[Array, "b t c"],
         vision: Float[Array, "b s e"],
         visible: Bool[Array, "b t s"] | None = None,
+        readable: Bool[Array, "b #t t"] | None = None,
     ) -> Float[Array, "b t c"]:
         """Returns what each token gathers.
 
@@ -65,6 +66,7 @@ class DisentangledAttention(nn.Module):
             x: text; a token sees itself and those before it.
             vision: image tokens.
             visible: which of them a text token may see; all by default.
+            readable: which tokens of the text up to itself a token may see; all by default.
 
         Raises:
             ValueError: the width does not divide into the heads.
@@ -76,7 +78,10 @@ class DisentangledAttention(nn.Module):
         for name, term in terms._asdict().items():
             self.sow("intermediates", name, term)
         text = terms.content + terms.content_position + terms.position_content
-        text = jnp.where(jnp.tri(length, dtype=bool)[None, None], text, HIDDEN)
+        read = jnp.tri(length, dtype=bool)[None]
+        if readable is not None:
+            read = read & readable
+        text = jnp.where(read[:, None], text, HIDDEN)
         seen = terms.vision
         if visible is not None:
             seen = jnp.where(visible[:, None], seen, HIDDEN)
@@ -140,8 +145,9 @@ class DisentangledLayer(nn.Module):
         x: Float[Array, "b t c"],
         vision: Float[Array, "b s e"],
         visible: Bool[Array, "b t s"] | None = None,
+        readable: Bool[Array, "b #t t"] | None = None,
     ) -> Float[Array, "b t c"]:
         """Returns the text with what it read and saw; arguments as for `DisentangledAttention`."""
         gate = self.param("gate", nn.initializers.zeros, (1,))
         normed = nn.RMSNorm(dtype=self.dtype, name="norm")(x)
-        return x + broadcast_gate(gate, x) * self.attention(normed, vision, visible)
+        return x + broadcast_gate(gate, x) * self.attention(normed, vision, visible, readable)

@@ -54,7 +54,7 @@ class FiLMGenerator(nn.Module):
 class FiLM(nn.Module):
     """y = gamma(z) * x + beta(z) over the channels of x, for a condition z.
 
-    gamma and beta are sown under these names where a caller captures intermediates.
+    x, gamma and beta are sown as 'input', 'gamma' and 'beta' where a caller captures intermediates.
 
     Attributes:
         generator: gives gamma and beta from z, such as a `FiLMGenerator`.
@@ -73,6 +73,7 @@ class FiLM(nn.Module):
                 place of an example of (b, t, c) or (b, h, w, c) alike.
         """
         gamma, beta = self.generator(condition)
+        self.sow("intermediates", "input", x)
         self.sow("intermediates", "gamma", gamma)
         self.sow("intermediates", "beta", beta)
         return film(x, gamma, beta)

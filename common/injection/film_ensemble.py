@@ -52,6 +52,7 @@ class FiLMEnsemble(nn.Module):
             split_rngs={"params": True},
         )
         gamma, beta = each(self.generator, jnp.arange(self.members))
+        self.sow("intermediates", "input", x)
         self.sow("intermediates", "gamma", gamma)
         self.sow("intermediates", "beta", beta)
         parts = by_member(x, self.members)

@@ -153,7 +153,10 @@ class MllamaDecoder(nn.Module):
         tokens: Int[Array, "b t"],
         vision: Float[Array, "b s d"] | None = None,
         visible: Bool[Array, "b t s"] | None = None,
-        attention_mask: Bool[Array, "b t"] | Int[Array, "b t"] | None = None,
+        attention_mask: Bool[Array, "b #t t"]
+        | Bool[Array, "b t"]
+        | Int[Array, "b t"]
+        | None = None,
         places: Int[Array, "b t"] | None = None,
     ) -> MllamaOutput:
         """Reads a text with its image.
@@ -162,7 +165,8 @@ class MllamaDecoder(nn.Module):
             tokens: ids; one beyond the embedding gives NaN.
             vision: image tokens, projected to d; without them the cross layers are skipped.
             visible: which image tokens a text token may see (`tile_masks`); all by default.
-            attention_mask: 1 where a token is real, 0 where it is padding; 1 by default.
+            attention_mask: 1 where a token is real, 0 where it is padding; 1 by default. Or, where
+                a row holds several texts, (b, t, t): which tokens up to itself a token may see.
             places: of the tokens; 0, 1, ... by default, padding or not.
         """
         shape = (self.vocabulary + EXTRA_TOKENS, self.width)
@@ -172,7 +176,8 @@ class MllamaDecoder(nn.Module):
             places = jnp.broadcast_to(jnp.arange(tokens.shape[1])[None], tokens.shape)
         mask = jnp.tri(tokens.shape[1], dtype=bool)[None, None]
         if attention_mask is not None:
-            mask = mask & (jnp.asarray(attention_mask) != 0)[:, None, None, :]
+            seen = jnp.asarray(attention_mask) != 0
+            mask = mask & (seen[:, None] if seen.ndim == 3 else seen[:, None, None, :])
         mask = jnp.broadcast_to(mask, (tokens.shape[0], *mask.shape[1:]))
         states = [x]
         for layer in self.layers:

@@ -24,7 +24,7 @@ class PathwayFiLM(nn.Module):
     """y = sum_n w_n(z) (gamma_n(z) * path_n(x) + beta_n(z)), w = softmax(W z + b).
 
     W and b are zero at the start: all pathways count alike. With one pathway w is 1, and
-    this is `FiLM` of that pathway. The shares are sown as 'shares'.
+    this is `FiLM` of that pathway. The shares are sown as 'path_shares'.
 
     Attributes:
         paths: map x to features of one shape.

@@ -1,13 +1,10 @@
 """Which runs tell whether a short causal convolution replaces attention layers."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
-
-from experiments.cli import load_config
+from experiments.comparisons.members import Member
 
 CONFIG = Path(__file__).parents[1] / "configs" / "language.py"
 
@@ -45,39 +42,6 @@ TAPS = tuple(range(1, 10))
 TEXT_TAPS = (1, 3, 5, 7, 9)
 
 
-@dataclasses.dataclass(frozen=True)
-class Member:
-    """One run of the comparison.
-
-    Attributes:
-        part: which question it belongs to: 'sequences', 'large', 'text', 'taps' or 'taps on text'.
-        task: what is learned.
-        model: the model's name in the tables.
-        seed: of parameters and data.
-        choices: after the colon of the config.
-        overrides: fields that differ, by dotted key.
-    """
-
-    part: str
-    task: str
-    model: str
-    seed: int
-    choices: str
-    overrides: Mapping[str, Any]
-
-    @property
-    def folder(self) -> str:
-        """Returns the run's folder in that of the comparison."""
-        words = f"{self.part} {self.task} {self.model}".replace("+", "and").replace(",", "")
-        words = words.replace("(", "").replace(")", "")
-        return f"{words.replace(' ', '_')}-{self.seed}"
-
-    def config(self) -> ConfigDict:
-        """Returns the run's config."""
-        seeds = {"seed": self.seed, "data.seed": self.seed}
-        return load_config(f"{CONFIG}:{self.choices}", {**self.overrides, **seeds})
-
-
 def members(
     seeds: Sequence[int], text: Mapping[str, Any], quick: Mapping[str, Any]
 ) -> list[Member]:
@@ -91,18 +55,21 @@ def members(
     kind = f"data={text['data.kind']}"
     fields = {key: value for key, value in text.items() if key != "data.kind"}
     fields |= quick
+
+    def run(part: str, task: str, model: str, seed: int, choices: str, own: Mapping) -> Member:
+        return Member(part, task, model, seed, choices, own, CONFIG)
+
     found = []
     for seed in seeds:
         for task, data in SEQUENCES.items():
             for model, choices in MODELS.items():
-                member = Member("sequences", task, model, seed, f"{choices},{data}", quick)
-                found.append(member)
+                found.append(run("sequences", task, model, seed, f"{choices},{data}", quick))
         for model in TEXT_MODELS:
-            found.append(Member("text", "text", model, seed, f"{MODELS[model]},{kind}", fields))
+            found.append(run("text", "text", model, seed, f"{MODELS[model]},{kind}", fields))
         for task, sizes in LARGE.items():
             for model in LARGE_MODELS:
                 choices = f"{MODELS[model]},{SEQUENCES[task]}"
-                found.append(Member("large", task, model, seed, choices, {**sizes, **quick}))
+                found.append(run("large", task, model, seed, choices, {**sizes, **quick}))
     for task, data, own, lengths in (
         ("repeats", "data=repeats", quick, TAPS),
         ("text", kind, fields, TEXT_TAPS),
@@ -110,5 +77,5 @@ def members(
         for taps in lengths:
             choices = f"{MODELS[CONVOLVED]},{data}"
             overrides = {**own, "model.taps": taps}
-            found.append(Member("taps", task, f"{taps} taps", seeds[0], choices, overrides))
+            found.append(run("taps", task, f"{taps} taps", seeds[0], choices, overrides))
     return found

@@ -9,8 +9,8 @@ from common.array_types import PyTree
 from common.errors import UserError
 from common.train import read_records, restore_params
 from common.train.workdir import read_json
-from experiments.comparisons.language import Member
-from experiments.tasks.language import LanguageTask, make_task
+from experiments.comparisons.members import Member
+from experiments.comparisons.running import MakeTask
 
 
 class Result(NamedTuple):
@@ -97,7 +97,7 @@ class Trained(NamedTuple):
     """
 
     result: Result
-    task: LanguageTask
+    task: Any
     params: PyTree
 
 
@@ -107,13 +107,14 @@ class Comparison:
     Args:
         results: the runs.
         out: folder that holds theirs.
+        make_task: builds the task of a run.
 
     Attributes:
         results: the runs.
     """
 
-    def __init__(self, results: Sequence[Result], out: Path):
-        self.results, self._out = results, out
+    def __init__(self, results: Sequence[Result], out: Path, make_task: MakeTask):
+        self.results, self._out, self._make_task = results, out, make_task
         self._trained: dict[str, Trained] = {}
 
     def trained(self, part: str, task: str, model: str) -> Trained | None:
@@ -125,7 +126,7 @@ class Comparison:
         folder = first.member.folder
         if folder not in self._trained:
             config = first.member.config()
-            made = make_task(config)
+            made = self._make_task(config)
             _, params = restore_params(made, config, self._out / folder)
             self._trained[folder] = Trained(first, made, params)
         return self._trained[folder]

@@ -1,6 +1,5 @@
 """The page that compares language models: with and without a convolution before attention."""
 
-import datetime
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from common.analysis import Page
-from experiments.comparisons.language import CONVOLVED, LEAKY, MODELS, ONE, SEQUENCES, TWO, Member
+from experiments.comparisons.language import CONVOLVED, LEAKY, MODELS, ONE, SEQUENCES, TWO
+from experiments.comparisons.members import Member
 from experiments.comparisons.results import (
     Comparison,
     Result,
@@ -18,7 +18,9 @@ from experiments.comparisons.results import (
     spread,
 )
 from experiments.reports import language_mechanism as mechanism
+from experiments.reports.comparison import add_facts
 from experiments.reports.wording import duration
+from experiments.tasks.language import make_task
 
 NO_TEXT = "This comparison has no runs on text yet."
 
@@ -26,7 +28,7 @@ NO_TEXT = "This comparison has no runs on text yet."
 def write_page(chosen: Sequence[Member], out: Path) -> Path:
     """Writes out/language_comparison.html from the finished runs of a comparison."""
     results = read_results(chosen, out)
-    runs = Comparison(results, out)
+    runs = Comparison(results, out, make_task)
     page = Page("Does a short causal convolution replace attention layers?")
     add_answer(page, results)
     add_sequences(page, results)
@@ -164,27 +166,6 @@ def add_text(page: Page, results: Sequence[Result]) -> None:
     header = ("model", "parameters", "loss, nats/token", "perplexity/token", "perplexity/word")
     header += ("bits/byte", "accuracy", "tokens/s", "wall time of a run")
     page.table(header, rows)
-
-
-def add_facts(page: Page, results: Sequence[Result]) -> None:
-    """Adds where, when and with what the runs were made."""
-    environments = [r.environment for r in results]
-    starts = sorted(e.get("start_time", "")[:10] for e in environments)
-    machines = sorted({f"{e.get('cpu')}, {e.get('cpu_cores')} cores" for e in environments})
-    versions = sorted({f"jax {e.get('packages', {}).get('jax')}" for e in environments})
-    seeds = sorted({r.member.seed for r in results})
-    page.section("The runs")
-    page.facts(
-        {
-            "runs": len(results),
-            "seeds": ", ".join(map(str, seeds)),
-            "training in all": duration(sum(r.seconds for r in results)),
-            "hardware": "; ".join(machines),
-            "packages": "; ".join(versions),
-            "days": starts[0] if starts[0] == starts[-1] else f"{starts[0]} to {starts[-1]}",
-            "page written": datetime.date.today().isoformat(),
-        }
-    )
 
 
 def _mean(

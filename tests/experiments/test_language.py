@@ -15,11 +15,12 @@ from common.errors import UserError
 from common.train import NoProgress, evaluate, fit, restore_params
 from experiments.analyses import language as look
 from experiments.cli import load_config
-from experiments.comparisons.language import Member, members
+from experiments.comparisons.language import CONFIG, members
+from experiments.comparisons.members import Member
 from experiments.comparisons.results import spread
+from experiments.comparisons.running import train_one
 from experiments.configs import language as configs
 from experiments.language import DEFAULT_CONFIG, main
-from experiments.language_comparison import train_one
 from experiments.reports.language_comparison import write_page
 from experiments.tasks.language import make_task
 
@@ -179,11 +180,12 @@ def test_the_page_is_made_of_the_runs_that_there_are(tmp_path):
     few = {"data.train_count": 8, "data.validation_count": 4, "data.test_count": 4}
     chosen = [
         Member("sequences", "repeats", "causal conv + 1 layer", seed, "model=conv_attn",
-               quick | few)
+               quick | few, CONFIG)
         for seed in (0, 1)
     ]  # fmt: skip
-    assert train_one(chosen[0], tmp_path) == train_one(chosen[0], tmp_path), "kept when done"
-    train_one(chosen[1], tmp_path)
+    first = train_one(chosen[0], tmp_path, make_task)
+    assert first == train_one(chosen[0], tmp_path, make_task), "kept when done"
+    train_one(chosen[1], tmp_path, make_task)
     page = write_page(chosen, tmp_path).read_text()
     assert "Made-up sequences" in page and "where the heads look" in page
     assert "no runs on text" in page

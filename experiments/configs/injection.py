@@ -15,12 +15,11 @@ perceiver, slots. Beside the text: cross (gated cross-attention), flamingo (the 
 Perceiver resampler), mllama (layers that are cross-attention), disentangled (attention to text and
 vision with terms of their own), film, pathways, film_ensemble (by the mean of the features).
 
-The recipe is not there yet: no run of it has ended, and no trial has told circles from squares.
-With an earlier encoder trials of 1,000 steps or fewer with two layers of gated cross-attention
-(under two minutes of processor time, Intel Xeon at 2.1 GHz, 2026-11-22) learned side and level to
-99 %. This one without its blocks, below one layer of attention alone, told these two of 99 % of the
-training questions after 300 steps (23 s of processor time) and the shape of 51 % after 400, which
-is chance.
+One run of cross (seed 0, one core of an Intel Xeon at 2.1 GHz beside other work, 25 minutes,
+2026-11-22): 100 % of the non-relational questions of the test pictures, 78.6 % [76.8, 80.4] of the
+relational ones, which is what a model that counts shapes and knows no distance reaches. The encoder
+learns to name what stands at its places beside: from the questions alone no trial of up to 1,000
+steps told circles from squares.
 """
 
 from ml_collections import ConfigDict

@@ -96,7 +96,14 @@ def test_initial_parameters() -> None:
             np.testing.assert_array_equal(value, 1.0 if kind == "scale" else 0.0)
 
 
-@pytest.mark.parametrize("pos_embed", POSITIONS)
+EASY = ("spatial_only", "temporal", "separate", "sinusoidal")
+"""Positions that are made of what the others are made of."""
+
+
+@pytest.mark.parametrize(
+    "pos_embed",
+    [pytest.param(p, marks=pytest.mark.slow if p in EASY else ()) for p in POSITIONS],
+)
 def test_still_image_equals_its_repetition(pos_embed: str) -> None:
     model, still = small(pos_embed=pos_embed), images()
     params = random_params(model, still)

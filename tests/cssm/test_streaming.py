@@ -105,6 +105,7 @@ def counted(model: Any) -> tuple[Any, list[tuple[int, ...]]]:
     return step, traced
 
 
+@pytest.mark.slow
 def test_model_frame_by_frame_equals_the_whole_at_every_length() -> None:
     """With one compilation; the whole is compiled for each of its lengths."""
     model, variables, x = streamed_model()

@@ -260,14 +260,15 @@ def test_relational_questions_enter_the_objective_late():
         "film,smoke", **{"optim.relational_from": 4, "optim.naming_weight": 0.0}, **small("film")
     )
     params, batch = drawn(task), gather(task.train_source, np.arange(3))
-    log_p = np.asarray(jax.nn.log_softmax(task.answer(params, batch, jax.random.key(0)).logits))[0]
+    answer, loss_at = jax.jit(task.answer), jax.jit(task.loss_at)
+    log_p = np.asarray(jax.nn.log_softmax(answer(params, batch, jax.random.key(0)).logits))[0]
     losses = -np.take_along_axis(log_p, batch["tokens"][..., -1:], -1)[..., 0].mean(0)
     alone, whole = losses[:3].mean(), losses.mean()
     half = (losses[:3].sum() + losses[3:].sum() / 2) / 4.5
     for step, expected in ((0, alone), (4, alone), (6, half), (8, whole), (90, whole)):
-        found, _ = task.loss_at(params, batch, jax.random.key(0), jnp.asarray(step))
+        found, _ = loss_at(params, batch, jax.random.key(0), jnp.asarray(step))
         assert found == pytest.approx(expected, rel=1e-4), step
-    assert task.loss(params, batch, jax.random.key(0))[0] == pytest.approx(whole, rel=1e-4)
+    assert jax.jit(task.loss)(params, batch, jax.random.key(0))[0] == pytest.approx(whole, rel=1e-4)
 
 
 def test_places_and_mask_of_packed_questions():

@@ -33,10 +33,10 @@ def test_every_config_makes_a_training_step_of_its_own_shapes(name):
     step_shapes(load_config(variant(name)))
 
 
-LONG = [pytest.param(name, marks=pytest.mark.slow) for name in ("", "paper")]
+LONG = [pytest.param(name, marks=pytest.mark.slow) for name in ("", "paper", "reference")]
 
 
-@pytest.mark.parametrize("name", ["reference", "conv_net", *LONG])
+@pytest.mark.parametrize("name", ["conv_net", *LONG])
 def test_every_config_trains_and_scores(name, tmp_path):
     """What the smoke config does is tested at the command line."""
     config = load_config(variant(name), {**TINY, "data.cache": str(tmp_path / "data")})

@@ -51,11 +51,24 @@ def takes(backend: str, case: ScanCase) -> bool:
     return backend != "pallas" or (one_spectrum and case.dtype == "complex64")
 
 
+LONG_IN_PALLAS = ("checkpointed_last", "no_lanes_reverse", "shared_gates", "sparse_reverse")
+"""Cases that take its interpreter long."""
+
+
 def pairs(cases: tuple[ScanCase, ...], backends: list) -> Any:
     """Parametrises over every back end and case that go together."""
-    together = [(c, b) for c in cases for b in backends if takes(b, c)]
-    names = [f"{c.name}-{b}" for c, b in together]
-    return pytest.mark.parametrize(("case", "backend"), together, ids=names)
+    together = [
+        pytest.param(
+            case,
+            backend,
+            id=f"{case.name}-{backend}",
+            marks=pytest.mark.slow if backend == "pallas" and case.name in LONG_IN_PALLAS else (),
+        )
+        for case in cases
+        for backend in backends
+        if takes(backend, case)
+    ]
+    return pytest.mark.parametrize(("case", "backend"), together)
 
 
 each_backend = pytest.mark.parametrize("backend", BACKENDS)
@@ -306,7 +319,9 @@ def test_no_steps_leave_the_initial_state(backend: Backend) -> None:
     np.testing.assert_array_equal(last, start)
 
 
-@pytest.mark.parametrize("backend", ["sequential", "native", "pallas"])
+@pytest.mark.parametrize(
+    "backend", ["sequential", "native", pytest.param("pallas", marks=pytest.mark.slow)]
+)
 def test_remat_leaves_the_gradients_as_they_are(backend: Backend) -> None:
     transition, inputs, _ = coupled_arguments(ScanCase("", 4, (2, 3), 3, "complex64"))
 

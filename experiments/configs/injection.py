@@ -15,12 +15,13 @@ perceiver, slots. Beside the text: cross (gated cross-attention), flamingo (the 
 Perceiver resampler), mllama (layers that are cross-attention), disentangled (attention to text and
 vision with terms of their own), film, pathways, film_ensemble (by the mean of the features).
 
-The recipe is not there yet: no run of it has ended, and no trial has told circles from squares.
-With an earlier encoder trials of 1,000 steps or fewer with two layers of gated cross-attention
-(under two minutes of processor time, Intel Xeon at 2.1 GHz, 2026-11-22) learned side and level to
-99 %. This one without its blocks, below one layer of attention alone, told these two of 99 % of the
-training questions after 300 steps (23 s of processor time) and the shape of 51 % after 400, which
-is chance.
+The aim, 80 % of the relational questions, is not reached yet: distances are not learned, and
+shapes without places give 79 % away. Measured: `cross`, seed 0, 3,000 steps, on 2,000 test
+pictures, with an earlier encoder that had a net at every place instead of attention between
+places: 99.98 % of the non-relational and 78.6 % of the relational questions (nearest 66.2,
+furthest 69.8, number 99.9), in 25 min of wall time on part of one busy core (Intel Xeon at 2.1
+GHz, 2026-11-22). This encoder, same seed, after 1,500 of its steps, on 500 validation pictures:
+100.0 % and 78.3 %.
 """
 
 from ml_collections import ConfigDict
@@ -115,6 +116,7 @@ def _model(mechanism: str, layers: str) -> ConfigDict:
     model.mechanism = mechanism
     model.layers = _layers(mechanism, layers)
     model.channels = (16, 32, 64)
+    model.encoder_heads = 4
     model.encoder_hidden = 64
     model.width = 64
     model.depth = 6 if mechanism == "mllama" else DEPTH

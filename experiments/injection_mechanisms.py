@@ -172,13 +172,16 @@ def _slots(at: Setting) -> Mechanism:
 
 
 def _cross_layers(at: Setting) -> tuple[nn.Module, ...]:
-    return tuple(GatedCrossAttention(_sharp_attention(at), GatedMLP(at.inner)) for _ in at.layers)
+    return tuple(
+        GatedCrossAttention(sharp_attention(at.heads, at.head_width), GatedMLP(at.inner))
+        for _ in at.layers
+    )
 
 
-def _sharp_attention(at: Setting) -> MultiHeadAttention:
+def sharp_attention(heads: int, head_width: int) -> MultiHeadAttention:
     """Attention whose heads begin with a choice: scores of a standard deviation of `SHARPNESS`."""
     query_norm = nn.RMSNorm(scale_init=nn.initializers.constant(SHARPNESS))
-    return MultiHeadAttention(at.heads, at.head_width, None, query_norm, nn.RMSNorm())
+    return MultiHeadAttention(heads, head_width, None, query_norm, nn.RMSNorm())
 
 
 def _cross(at: Setting) -> Mechanism:

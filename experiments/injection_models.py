@@ -15,17 +15,18 @@ from common.injection import (
     GatedMLP,
     Injector,
     MllamaSizes,
+    MultiHeadAttention,
     by_member,
     layer_names,
     mllama_decoder,
 )
-from experiments.injection_mechanisms import MECHANISMS, Mechanism, Setting
+from experiments.injection_mechanisms import MECHANISMS, Mechanism, Setting, sharp_attention
 
 CONVOLUTIONS = ((5, 2), (3, 2), (3, 2))
 """Sides of the kernels of the encoder's convolutions, and their strides."""
 
 
-LONGEST = 2.0
+LONGEST = 4.0
 """Amplitude of the longest waves of the code of places."""
 THINGS = 1 + len(COLOURS) * len(SHAPES)
 """What may stand at a place: nothing, or an object of some colour and shape."""
@@ -88,21 +89,20 @@ def pack(questions: Int[Array, "b q l"], image_tokens: int) -> Text:
 
 
 class SceneEncoder(nn.Module):
-    """A small convolutional net, a code for each place of its map, and a net at every place.
+    """A small convolutional net, a code for each place of its map, and places that see each other.
 
     Each channel is normalised over the places of its picture. A norm over the channels of a place
-    instead takes the size of what is there, by which circles are told from squares. The net at
-    every place ties what is there to where it is, so that a mean over places keeps both together.
+    instead takes the size of what is there, by which circles are told from squares.
 
     Attributes:
         channels: of the three convolutions.
         width: of the features.
-        mlp: of what is at a place, its code included.
+        block: lets places see each other, and ties what is there to where it is.
     """
 
     channels: tuple[int, int, int]
     width: int
-    mlp: nn.Module
+    block: nn.Module
 
     @nn.compact
     def __call__(self, images: UInt8[Array, "b h w 3"]) -> Seen:
@@ -123,8 +123,27 @@ class SceneEncoder(nn.Module):
         x = nn.Dense(self.width, name="out")(x)
         names = nn.Dense(THINGS, name="names")(nn.relu(x))
         x = x + self.param("positions", _cosines, x.shape[1:])[None]
-        x = (x + self.mlp(x)).reshape(x.shape[0], -1, self.width)
+        x = self.block(x.reshape(x.shape[0], -1, self.width))
         return Seen(x, names.reshape(x.shape[0], -1, THINGS))
+
+
+class PlacesBlock(nn.Module):
+    """x += attention(norm(x), norm(x)), then x += mlp(norm(x)), over the places of a map.
+
+    Attributes:
+        attention: of the places to each other.
+        mlp: feed-forward net.
+    """
+
+    attention: MultiHeadAttention
+    mlp: GatedMLP
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b s c"]) -> Float[Array, "b s c"]:
+        """Returns the places with what they saw."""
+        normed = nn.LayerNorm(name="attention_norm")(x)
+        x = x + self.attention(normed, normed)
+        return x + self.mlp(nn.LayerNorm(name="mlp_norm")(x))
 
 
 def _cosines(key: PRNGKey, shape: tuple[int, int, int]) -> Float[Array, "h w c"]:
@@ -193,9 +212,9 @@ def make_injection_model(config: ConfigDict, image_size: int) -> VisionLanguageM
 
     Args:
         config: has mechanism (one of `MECHANISMS`), layers (numbers of those it stands before),
-            channels (of the encoder's convolutions), encoder_hidden (of its net at every place),
-            width, depth, heads and hidden (of the decoder), inner (width of what is hidden in the
-            mechanism), tokens (that a resampler makes) and members.
+            channels (of the encoder's convolutions), encoder_heads and encoder_hidden (of what
+            lets its places see each other), width, depth, heads and hidden (of the decoder), inner
+            (width of what is hidden in the mechanism), tokens (that a resampler makes), members.
         image_size: height and width of the pictures, pixels.
 
     Raises:
@@ -235,7 +254,12 @@ def _assemble(
     places = layer_names(at.layers[: len(made.before)])
     return VisionLanguageModel(
         SceneEncoder(
-            (channels[0], channels[1], channels[2]), config.width, GatedMLP(config.encoder_hidden)
+            (channels[0], channels[1], channels[2]),
+            config.width,
+            PlacesBlock(
+                sharp_attention(config.encoder_heads, config.width // config.encoder_heads),
+                GatedMLP(config.encoder_hidden),
+            ),
         ),
         made.connector,
         Injector(mllama_decoder(sizes), made.before, places),

@@ -14,6 +14,7 @@ FIGURES = {
     "quickstart": 4,
     "transformer_cssm_interpretability": 15,
     "transformer_cssm_iterative_attention": 9,
+    "vision_into_language": 6,
 }
 """Pictures that each notebook draws."""
 

@@ -15,11 +15,16 @@ perceiver, slots. Beside the text: cross (gated cross-attention), flamingo (the 
 Perceiver resampler), mllama (layers that are cross-attention), disentangled (attention to text and
 vision with terms of their own), film, pathways, film_ensemble (by the mean of the features).
 
-One run of cross (seed 0, one core of an Intel Xeon at 2.1 GHz beside other work, 25 minutes,
-2026-11-22): 100 % of the non-relational questions of the test pictures, 78.6 % [76.8, 80.4] of the
-relational ones, which is what a model that counts shapes and knows no distance reaches. The encoder
-learns to name what stands at its places beside: from the questions alone no trial of up to 1,000
-steps told circles from squares.
+The encoder learns to name what stands at its places beside: from the questions alone no trial of up
+to 1,000 steps told circles from squares.
+
+The aim, 80 % of the relational questions, is not reached yet: distances are not learned, and
+shapes without places give 79 % away. Measured: `cross`, seed 0, 3,000 steps, on 2,000 test
+pictures, with an earlier encoder that had a net at every place instead of attention between
+places: 99.98 % of the non-relational and 78.6 % of the relational questions (nearest 66.2,
+furthest 69.8, number 99.9), in 25 min of wall time on part of one busy core (Intel Xeon at 2.1
+GHz, 2026-11-22). This encoder, same seed, after 1,500 of its steps, on 500 validation pictures:
+100.0 % and 78.3 %.
 """
 
 from ml_collections import ConfigDict
@@ -114,6 +119,7 @@ def _model(mechanism: str, layers: str) -> ConfigDict:
     model.mechanism = mechanism
     model.layers = _layers(mechanism, layers)
     model.channels = (16, 32, 64)
+    model.encoder_heads = 4
     model.encoder_hidden = 64
     model.width = 64
     model.depth = 6 if mechanism == "mllama" else DEPTH

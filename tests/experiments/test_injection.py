@@ -19,6 +19,7 @@ from common.data.sort_of_clevr import (
     decode,
     measure_floors,
 )
+from common.injection import GatedMLP, MultiHeadAttention
 from common.train import evaluate, parameter_count
 from experiments.analyses import injection as look
 from experiments.cli import load_config
@@ -30,7 +31,7 @@ from experiments.comparisons.running import read_seeds, shorter, train_one
 from experiments.configs import injection as configs
 from experiments.injection import DEFAULT_CONFIG, main
 from experiments.injection_mechanisms import Pooled
-from experiments.injection_models import make_injection_model, pack
+from experiments.injection_models import PlacesBlock, make_injection_model, pack
 from experiments.reports.injection_comparison import add_layers, write_page
 from experiments.tasks.injection import GROUPS, make_task, things_at_places
 
@@ -78,7 +79,7 @@ def test_every_mechanism_has_a_loss_and_about_as_many_parameters(mechanism):
     assert set(scores) == {"loss", "accuracy", *GROUPS, *TYPES}
 
 
-SIZE = 332_000
+SIZE = 348_000
 
 
 def slow(*names):
@@ -219,6 +220,16 @@ def test_naming_is_a_part_of_the_objective():
     assert float(parts[0.5] - parts[0.0]) == pytest.approx(expected / 2, rel=1e-3)
     right = (names.argmax(-1) == things)[things > 0].mean()
     assert metrics["named"] == pytest.approx(right)
+
+
+def test_places_see_each_other():
+    block = PlacesBlock(MultiHeadAttention(2, 4), GatedMLP(8))
+    x = np.random.default_rng(0).standard_normal((1, 5, 8)).astype(np.float32)
+    other = x.copy()
+    other[:, 0, ::2] += 1
+    ask = jax.jit(lambda x: block.init_with_output(jax.random.key(0), x)[0])
+    changes = np.abs(ask(x) - ask(other)).max(-1)
+    assert changes.min() > 1e-3
 
 
 class Plus(nn.Module):

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from common.array_types import Array, Bool, Float
-from common.kernels import correlate_2d, film
+from common.kernels import correlate_2d, film, largest
 from common.nn import Dense, LayerNorm
 
 Modulation = tuple[Float[Array, "b c"], Float[Array, "b c"]]
@@ -212,9 +212,9 @@ def halve(
 def _masked_max(x: Array, mask: Array) -> Array:
     """Returns the maximum (b, layers, c) over the places of the mask, 0 where there is none.
 
-    What is outside counts as a large negative number: with -inf, XLA's fused gradient is NaN.
+    What is outside counts as a large negative number.
     """
-    highest = jnp.max(jnp.where(mask[:, None, :, :, None], x, OUTSIDE), (2, 3))
+    highest = largest(jnp.where(mask[:, None, :, :, None], x, OUTSIDE), (2, 3))
     return jnp.where(jnp.any(mask, (1, 2))[:, None, None], highest, 0.0)
 
 

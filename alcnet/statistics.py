@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from common.array_types import Array, Bool, Float, Int
+from common.kernels import largest
 
 FAR = 5
 """Distance from which a key is far from its query, tokens."""
@@ -76,7 +77,7 @@ def head_statistics(
         far=jnp.sum(a * (distance >= FAR), (2, 3)) / total,
         first=jnp.sum(a * first[:, None, None, :], (2, 3)) / n,
         entropy=-jnp.sum(a * jnp.log(safe), (2, 3)) / n,
-        peak=jnp.sum(jnp.max(a, 3), 2) / n,
+        peak=jnp.sum(largest(a, (3,)), 2) / n,
         asymmetry=jnp.sum(jnp.abs(a - jnp.swapaxes(a, 2, 3)), (2, 3)) / n**2,
         diagonal=jnp.sum(jnp.diagonal(a, axis1=2, axis2=3), 2) / total,
     )

@@ -1,0 +1,25 @@
+"""The largest of many numbers, and where its gradient goes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from common.kernels import largest
+
+
+@pytest.mark.parametrize("axes", [(1,), (0, 2), (-3, -1), (0, 1, 2)])
+def test_it_is_the_maximum_and_its_gradient_goes_where_that_is(axes):
+    x = jax.random.normal(jax.random.key(0), (3, 4, 5))
+    np.testing.assert_array_equal(largest(x, axes), np.max(np.asarray(x), axes))
+    weights = jax.random.normal(jax.random.key(1), largest(x, axes).shape)
+    gradient = jax.jit(jax.grad(lambda x: (weights * largest(x, axes)).sum()))(x)
+    here = np.asarray(x) == np.max(np.asarray(x), axes, keepdims=True)
+    spread = np.expand_dims(weights, tuple(axis % 3 for axis in axes))
+    np.testing.assert_array_equal(gradient, np.where(here, spread, 0))
+
+
+def test_the_first_of_equals_has_the_gradient_and_infinity_harms_nothing():
+    x = jnp.array([[1.0, 2.0, 2.0, -jnp.inf]])
+    np.testing.assert_array_equal(jax.grad(lambda x: largest(x, (1,))[0])(x), [[0, 1, 0, 0]])
+    assert largest(x, (1,))[0] == 2.0

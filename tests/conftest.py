@@ -7,17 +7,20 @@ import signal
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
+os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)  # tests that want one say so
 
 import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
+
+from common import mesh
 
 CACHE = {
     "jax_persistent_cache_min_compile_time_secs": 0.0,
     "jax_persistent_cache_min_entry_size_bytes": -1,
 }
 
-jax.config.update("jax_num_cpu_devices", 4)
+jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # A program that a shell starts with & ignores interrupts, and so do its children.
@@ -42,6 +45,18 @@ def quick_compilation(request):
     jax.config.update("jax_disable_most_optimizations", quick)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def devices_of_runs(request):
+    """Lets runs have one device, as most tests look at other things.
+
+    A module whose runs are spread has DEVICES = 8.
+    """
+    devices = jax.devices()[: getattr(request.module, "DEVICES", 1)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mesh, "available_devices", lambda: devices)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -7,11 +7,13 @@ import signal
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
+os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)  # tests that want one say so
 
 import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
+from common import mesh
 from tests.compilation import compile_quickly
 
 CACHE = {
@@ -20,7 +22,7 @@ CACHE = {
 }
 
 compile_quickly()
-jax.config.update("jax_num_cpu_devices", 4)
+jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # A program that a shell starts with & ignores interrupts, and so do its children.
@@ -33,6 +35,18 @@ def frozen_garbage():
     yield
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def devices_of_runs(request):
+    """Lets runs have one device, as most tests look at other things.
+
+    A module whose runs are spread has DEVICES = 8.
+    """
+    devices = jax.devices()[: getattr(request.module, "DEVICES", 1)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mesh, "available_devices", lambda: devices)
+        yield
 
 
 @pytest.fixture(scope="session")

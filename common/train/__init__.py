@@ -8,6 +8,7 @@ from common.train.metrics import format_scores, make_batch_sums, summarise, wils
 from common.train.optim import make_optimizer, make_schedule
 from common.train.parts import restore_params
 from common.train.preemption import Preempted, StopRequest
+from common.train.profiling import ProfiledStep
 from common.train.progress import NoProgress, Progress, ProgressLine
 from common.train.replay import Replay, replay
 from common.train.state import TrainState, make_init, metric_names, parameter_count
@@ -23,6 +24,7 @@ __all__ = [
     "NoProgress",
     "Params",
     "Preempted",
+    "ProfiledStep",
     "Progress",
     "ProgressLine",
     "Replay",

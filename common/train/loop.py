@@ -20,6 +20,7 @@ from common.train.lock import RunLock
 from common.train.metrics import format_scores, make_batch_sums
 from common.train.parts import RunParts, check_notes, sample_batch
 from common.train.preemption import Preempted, StopRequest
+from common.train.profiling import ProfiledStep
 from common.train.progress import Progress, ProgressLine
 from common.train.skipping import SkipWatch, nonfinite_names
 from common.train.state import TrainState, parameter_count
@@ -40,6 +41,7 @@ def fit(
     workdir: str | os.PathLike[str],
     *,
     progress: Progress | None = None,
+    profile: bool = False,
 ) -> dict[str, Any]:
     """Trains `task` to the end, going on from where an earlier call with the same config stopped.
 
@@ -56,6 +58,7 @@ def fit(
             best before them; 0, as where there is none, for never.
         workdir: Folder of this run alone.
         progress: Shows how the run goes; by default a line on standard error.
+        profile: Whether to profile the first steps of this call, see `ProfiledStep`.
 
     Returns:
         The content of result.json: 'step', 'best_step', 'parameters', the scores of the best
@@ -73,13 +76,15 @@ def fit(
         stack.callback(progress.close)
         if (result := folder.result()) is not None:
             folder.claim(config)
+            if profile:
+                raise UserError(f"{folder.path} holds a finished run, with no step to profile")
             progress.message(f"{folder.path} holds a finished run")
             return result
         lock = stack.enter_context(RunLock(folder.path))
         if not lock.held:
             progress.message(f"{folder.path} cannot be locked; see that no other process uses it")
         folder.claim(config)
-        return _Run(task, config, folder, progress, stack).to_the_end()
+        return _Run(task, config, folder, progress, stack, profile).to_the_end()
 
 
 def check_config(task: Task, config: ConfigDict) -> None:
@@ -116,6 +121,7 @@ class _Run:
         folder: Workdir,
         progress: Progress,
         stack: contextlib.ExitStack,
+        profile: bool,
     ):
         self.task, self.config, self.folder, self.progress = task, config, folder, progress
         self.stop = stack.enter_context(StopRequest())
@@ -123,6 +129,13 @@ class _Run:
         self.steps = self.last = config.train.steps
         self.patience = config.train.get("patience", 0)
         self.parts = RunParts(task, config)
+        self.train_step = self.parts.train_step
+        if profile:
+            self.train_step = stack.enter_context(
+                ProfiledStep(
+                    self.train_step, folder.profile, config.train.batch_size, progress.message
+                )
+            )
         self.score_sums = make_batch_sums(task.score)
         self.check_scores()
         keep = (config.train.keep_last, config.train.keep_best)
@@ -182,7 +195,7 @@ class _Run:
         batches = training_batches(source, train.batch_size, self.config.seed, self.start)
         with contextlib.closing(batches):
             for step in range(self.start + 1, self.steps + 1):
-                state = self.parts.train_step(state, next(batches))
+                state = self.train_step(state, next(batches))
                 if step == self.start + 1:
                     jax.block_until_ready(state)
                     self.clock.start(step)

@@ -242,8 +242,11 @@ def _split_assignment(argument: str) -> tuple[str, str]:
 
 
 def _call(mode: Mode, config: ConfigDict, workdir: Path, further: Mapping[str, int]) -> int:
-    from common.train import Preempted  # brings in JAX, which the checks above do not wait for
+    # Brings in JAX, which the checks above do not wait for.
+    from common.train import Preempted, use_cache
 
+    if not further.get("profile"):  # what is read from the cache may have other scopes' names
+        use_cache()
     try:
         mode(config, workdir, **further)
     except Preempted as stop:

@@ -31,11 +31,13 @@ class Runs(NamedTuple):
         Returns:
             The content of `workdir/result.json`: scores by split, steps, parameters, timing.
         """
-        from common.train import fit, require_free
+        from common.train import Startup, fit, require_free
 
         require_free(Path(workdir))  # before data is generated
-        task = self.make_task(config)
-        result = fit(task, config, workdir, profile=profile)
+        startup = Startup()
+        with startup.data():
+            task = self.make_task(config)
+        result = fit(task, config, workdir, profile=profile, startup=startup)
         self._report(config, workdir, task)
         return result
 

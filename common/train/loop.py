@@ -23,6 +23,7 @@ from common.train.preemption import Preempted, StopRequest
 from common.train.profiling import ProfiledStep
 from common.train.progress import Progress, ProgressLine
 from common.train.skipping import SkipWatch, nonfinite_names
+from common.train.startup import Startup
 from common.train.state import TrainState, parameter_count
 from common.train.task import Params, Task
 from common.train.workdir import Workdir, to_fields
@@ -42,6 +43,7 @@ def fit(
     *,
     progress: Progress | None = None,
     profile: bool = False,
+    startup: Startup | None = None,
 ) -> dict[str, Any]:
     """Trains `task` to the end, going on from where an earlier call with the same config stopped.
 
@@ -59,6 +61,7 @@ def fit(
         workdir: Folder of this run alone.
         progress: Shows how the run goes; by default a line on standard error.
         profile: Whether to profile the first steps of this call, see `ProfiledStep`.
+        startup: Measures the way to the first step; by default from this call on.
 
     Returns:
         The content of result.json: 'step', 'best_step', 'parameters', the scores of the best
@@ -84,7 +87,7 @@ def fit(
         if not lock.held:
             progress.message(f"{folder.path} cannot be locked; see that no other process uses it")
         folder.claim(config)
-        return _Run(task, config, folder, progress, stack, profile).to_the_end()
+        return _Run(task, config, folder, progress, stack, profile, startup).to_the_end()
 
 
 def check_config(task: Task, config: ConfigDict) -> None:
@@ -122,8 +125,10 @@ class _Run:
         progress: Progress,
         stack: contextlib.ExitStack,
         profile: bool,
+        startup: Startup | None,
     ):
         self.task, self.config, self.folder, self.progress = task, config, folder, progress
+        self.startup = Startup() if startup is None else startup
         self.stop = stack.enter_context(StopRequest())
         self.every = {key: config.train[key] for key in INTERVALS}
         self.steps = self.last = config.train.steps
@@ -199,6 +204,7 @@ class _Run:
                 if step == self.start + 1:
                     jax.block_until_ready(state)
                     self.clock.start(step)
+                    self.progress.message(self.startup.first_step_done())
                 self.after_step(step, state)
                 if step < self.last and self.has_stalled(step):
                     self.last = step
@@ -235,6 +241,8 @@ class _Run:
         means = self.finite_means(step, state)
         self.folder.require()
         timing = self.clock.lap(step)
+        if step - self.start <= self.every["log_every"]:  # the first record of this session
+            timing |= self.startup.timing()
         skips = jax.device_get(state.skips)
         means["learning_rate"] = float(self.parts.learning_rate(step - 1 - int(skips.count)))
         if skips.recent:
@@ -386,7 +394,7 @@ class _Run:
             "best_step": best,
             "parameters": parameter_count(params),
             **scores,
-            "timing": self.clock.total(),
+            "timing": self.clock.total() | self.startup.timing(),
         }
         self.folder.write_result(result)
         return result

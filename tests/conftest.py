@@ -5,9 +5,9 @@ import os
 import signal
 
 os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["JAX_COMPILATION_CACHE_DIR"] = ""  # no cache of the user's, nor in what tests start
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
-os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)  # tests that want one say so
 
 import jax
 import pytest

@@ -46,7 +46,7 @@ def run(
         modes: From a mode's name to its function of (config, workdir), whose docstring's first
             line stands in the help. The first mode is the default and starts or resumes a run in
             workdir; the others read the run that workdir holds. A mode that also takes `step` is
-            given the number of --step.
+            given the number of --step, one that takes `profile` whether --profile was given.
         module: Name of the entry module, e.g. 'experiments.pathfinder'.
         description: First line of the help.
         default_config: Config file that is used without --config.
@@ -111,7 +111,8 @@ def _make_parser(
     file = os.path.relpath(default_config)
     file = str(default_config) if file.startswith("..") else file
     width = max(map(len, modes))
-    stepped = [name for name, mode in modes.items() if _takes_step(mode)]
+    stepped = [name for name, mode in modes.items() if _takes(mode, "step")]
+    profiled = [name for name, mode in modes.items() if _takes(mode, "profile")]
     last = [name for name in modes if name not in stepped][-1]
     lines = [
         (name, (inspect.getdoc(mode) or "").partition("\n")[0]) for name, mode in modes.items()
@@ -131,7 +132,7 @@ def _make_parser(
     parser = _Parser(
         usage=f"{command} [--config=FILE.py[:VARIANT]] [--config.KEY=VALUE ...]\n"
         f"       [--workdir=DIR] [--mode={'|'.join(modes)}]"
-        f"{' [--step=N]' if stepped else ''}",
+        f"{' [--step=N]' if stepped else ''}{' [--profile]' if profiled else ''}",
         description=description,
         epilog="\n".join(epilog),
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -155,11 +156,18 @@ def _make_parser(
         parser.add_argument(
             "--step", metavar="N", help=f"which step; for --mode={' and '.join(stepped)}"
         )
+    if profiled:
+        parser.add_argument(
+            "--profile",
+            action="store_true",
+            help="trace a few steps, and show their time by component and their memory; for "
+            f"--mode={' and '.join(profiled)}",
+        )
     return parser
 
 
-def _takes_step(mode: Mode) -> bool:
-    return "step" in inspect.signature(mode).parameters
+def _takes(mode: Mode, argument: str) -> bool:
+    return argument in inspect.signature(mode).parameters
 
 
 def _read_arguments(
@@ -176,6 +184,10 @@ def _read_arguments(
             f"(of {', '.join(modes)})"
         )
     further = _checked_step(getattr(flags, "step", None), flags.mode, modes)
+    if getattr(flags, "profile", False):
+        if not _takes(modes[flags.mode], "profile"):
+            raise UserError(f"--profile: --mode={flags.mode} makes no steps to profile")
+        further["profile"] = True
     reads_run = flags.mode != next(iter(modes))
     file, variant = _split_variant(str(default_config) if flags.config is None else flags.config)
     workdir = _checked_workdir(flags.workdir, file, variant, reads_run)
@@ -192,7 +204,7 @@ def _read_arguments(
 
 def _checked_step(given: str | None, mode: str, modes: Mapping[str, Mode]) -> dict[str, int]:
     """Gives the argument `step` of a mode that takes it."""
-    if not _takes_step(modes[mode]):
+    if not _takes(modes[mode], "step"):
         if given is not None:
             raise UserError(f"--step: --mode={mode} takes none")
         return {}
@@ -215,6 +227,7 @@ def _refuse_others(others: Sequence[str], config: ConfigDict) -> None:
         "--workdir",
         "--mode",
         "--step",
+        "--profile",
         "--help",
         *(f"--config.{k}" for k in _fields(config)),
     ]
@@ -229,8 +242,11 @@ def _split_assignment(argument: str) -> tuple[str, str]:
 
 
 def _call(mode: Mode, config: ConfigDict, workdir: Path, further: Mapping[str, int]) -> int:
-    from common.train import Preempted  # brings in JAX, which the checks above do not wait for
+    # Brings in JAX, which the checks above do not wait for.
+    from common.train import Preempted, use_cache
 
+    if not further.get("profile"):  # what is read from the cache may have other scopes' names
+        use_cache()
     try:
         mode(config, workdir, **further)
     except Preempted as stop:

@@ -18,21 +18,26 @@ class Runs(NamedTuple):
     make_task: Callable[[ConfigDict], Any]
     write_report: Callable[[ConfigDict, Path, Any, Any], Path]
 
-    def train_and_evaluate(self, config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
+    def train_and_evaluate(
+        self, config: ConfigDict, workdir: str | Path, profile: bool = False
+    ) -> dict[str, Any]:
         """Trains or resumes a run, scores it on held-out data and writes its report.
 
         Args:
             config: see the experiment's folder of configs.
             workdir: folder of the run; the same call on the same folder resumes it.
+            profile: whether to profile its first steps, see `common.train.ProfiledStep`.
 
         Returns:
             The content of `workdir/result.json`: scores by split, steps, parameters, timing.
         """
-        from common.train import fit, require_free
+        from common.train import Startup, fit, require_free
 
         require_free(Path(workdir))  # before data is generated
-        task = self.make_task(config)
-        result = fit(task, config, workdir)
+        startup = Startup()
+        with startup.data():
+            task = self.make_task(config)
+        result = fit(task, config, workdir, profile=profile, startup=startup)
         self._report(config, workdir, task)
         return result
 

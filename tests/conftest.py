@@ -5,21 +5,23 @@ import os
 import signal
 
 os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["JAX_COMPILATION_CACHE_DIR"] = ""  # no cache of the user's, nor in what tests start
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
-os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)  # tests that want one say so
 
 import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from common import mesh
+from tests.compilation import compile_quickly
 
 CACHE = {
     "jax_persistent_cache_min_compile_time_secs": 0.0,
     "jax_persistent_cache_min_entry_size_bytes": -1,
 }
 
+compile_quickly()
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -33,18 +35,6 @@ def frozen_garbage():
     yield
     gc.collect()
     gc.freeze()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation(request):
-    """Compiles without optimisation, as tests compile much and compute little.
-
-    A module that looks at what the compiler makes of a kernel has OPTIMISED = True.
-    """
-    quick = not getattr(request.module, "OPTIMISED", False)
-    jax.config.update("jax_disable_most_optimizations", quick)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module", autouse=True)

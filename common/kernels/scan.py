@@ -72,6 +72,11 @@ def linear_scan(
     """
     _check_choice("backend", backend, get_args(Backend))
     _check_choice("output", output, get_args(Output))
+    with jax.named_scope("scan"):
+        return _solve(transition, inputs, initial, backend, reverse, output)
+
+
+def _solve(transition, inputs, initial, backend: Backend, reverse: bool, output: Output) -> PyTree:
     problem = make_recurrence(transition, inputs, initial, reverse, output == "last")
     if problem.steps == 0:
         return problem.without_steps()

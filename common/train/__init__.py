@@ -1,5 +1,6 @@
 """Training: the task protocol, the loop, and what it records."""
 
+from common.train.compilation import use_cache
 from common.train.environment import describe_environment
 from common.train.evaluation import EvaluationStopped, evaluate
 from common.train.lock import RunLock, require_free
@@ -8,8 +9,10 @@ from common.train.metrics import format_scores, make_batch_sums, summarise, wils
 from common.train.optim import make_optimizer, make_schedule
 from common.train.parts import restore_params
 from common.train.preemption import Preempted, StopRequest
+from common.train.profiling import ProfiledStep
 from common.train.progress import NoProgress, Progress, ProgressLine
 from common.train.replay import Replay, replay
+from common.train.startup import Startup
 from common.train.state import TrainState, make_init, metric_names, parameter_count
 from common.train.step import make_train_step
 from common.train.task import Batch, Params, Source, Task
@@ -23,11 +26,13 @@ __all__ = [
     "NoProgress",
     "Params",
     "Preempted",
+    "ProfiledStep",
     "Progress",
     "ProgressLine",
     "Replay",
     "RunLock",
     "Source",
+    "Startup",
     "StopRequest",
     "Task",
     "TrainState",
@@ -48,5 +53,6 @@ __all__ = [
     "require_free",
     "restore_params",
     "summarise",
+    "use_cache",
     "wilson_interval",
 ]

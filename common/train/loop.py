@@ -22,9 +22,11 @@ from common.train.lock import RunLock
 from common.train.metrics import format_scores, make_batch_sums
 from common.train.parts import RunParts, check_notes, sample_batch
 from common.train.preemption import Preempted, StopRequest
+from common.train.profiling import ProfiledStep
 from common.train.progress import Progress, ProgressLine
 from common.train.sharding import check_axes
 from common.train.skipping import SkipWatch, nonfinite_names
+from common.train.startup import Startup
 from common.train.state import TrainState, parameter_count
 from common.train.task import Params, Task
 from common.train.workdir import Workdir, to_fields
@@ -43,6 +45,8 @@ def fit(
     workdir: str | os.PathLike[str],
     *,
     progress: Progress | None = None,
+    profile: bool = False,
+    startup: Startup | None = None,
 ) -> dict[str, Any]:
     """Trains `task` to the end, going on from where an earlier call with the same config stopped.
 
@@ -60,6 +64,8 @@ def fit(
             spread over devices, see `common.mesh`; by default the examples over all of them.
         workdir: Folder of this run alone.
         progress: Shows how the run goes; by default a line on standard error.
+        profile: Whether to profile the first steps of this call, see `ProfiledStep`.
+        startup: Measures the way to the first step; by default from this call on.
 
     Returns:
         The content of result.json: 'step', 'best_step', 'parameters', the scores of the best
@@ -79,13 +85,15 @@ def fit(
         stack.callback(progress.close)
         if (result := folder.result()) is not None:
             folder.claim(config)
+            if profile:
+                raise UserError(f"{folder.path} holds a finished run, with no step to profile")
             progress.message(f"{folder.path} holds a finished run")
             return result
         lock = stack.enter_context(RunLock(folder.path))
         if not lock.held:
             progress.message(f"{folder.path} cannot be locked; see that no other process uses it")
         folder.claim(config)
-        return _Run(task, config, folder, progress, mesh, stack).to_the_end()
+        return _Run(task, config, folder, progress, mesh, stack, profile, startup).to_the_end()
 
 
 def check_config(task: Task, config: ConfigDict) -> None:
@@ -123,8 +131,11 @@ class _Run:
         progress: Progress,
         mesh: Mesh,
         stack: contextlib.ExitStack,
+        profile: bool,
+        startup: Startup | None,
     ):
         self.task, self.config, self.folder, self.progress = task, config, folder, progress
+        self.startup = Startup() if startup is None else startup
         self.stop = stack.enter_context(StopRequest())
         self.every = {key: config.train[key] for key in INTERVALS}
         self.steps = self.last = config.train.steps
@@ -133,6 +144,13 @@ class _Run:
         self.sharding = self.parts.sharding
         self.sharding.check_batch(config.train.batch_size, config.train.get("accumulate", 1))
         stack.enter_context(self.sharding.in_force())
+        self.train_step = self.parts.train_step
+        if profile:
+            self.train_step = stack.enter_context(
+                ProfiledStep(
+                    self.train_step, folder.profile, config.train.batch_size, progress.message
+                )
+            )
         self.score_sums = make_batch_sums(task.score)
         self.check_scores()
         keep = (config.train.keep_last, config.train.keep_best)
@@ -192,10 +210,11 @@ class _Run:
         batches = training_batches(source, train.batch_size, self.config.seed, self.start, share)
         with contextlib.closing(batches):
             for step in range(self.start + 1, self.steps + 1):
-                state = self.parts.train_step(state, self.sharding.place(next(batches)))
+                state = self.train_step(state, self.sharding.place(next(batches)))
                 if step == self.start + 1:
                     jax.block_until_ready(state)
                     self.clock.start(step)
+                    self.progress.message(self.startup.first_step_done())
                 self.after_step(step, state)
                 if step < self.last and self.has_stalled(step):
                     self.last = step
@@ -232,6 +251,8 @@ class _Run:
         means = self.finite_means(step, state)
         self.folder.require()
         timing = self.clock.lap(step)
+        if step - self.start <= self.every["log_every"]:  # the first record of this session
+            timing |= self.startup.timing()
         skips = jax.device_get(state.skips)
         means["learning_rate"] = float(self.parts.learning_rate(step - 1 - int(skips.count)))
         if skips.recent:
@@ -388,7 +409,7 @@ class _Run:
             "best_step": best,
             "parameters": parameter_count(params),
             **scores,
-            "timing": self.clock.total(),
+            "timing": self.clock.total() | self.startup.timing(),
         }
         self.folder.write_result(result)
         return result

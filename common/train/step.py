@@ -52,14 +52,16 @@ def make_train_step(
     def train_step(state: TrainState, batch: Batch) -> TrainState:
         rng = jax.random.fold_in(state.rng, state.step)
         (loss, metrics), gradients = gradient(state.params, batch, rng, state.step)
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        with jax.named_scope("optimizer"):
+            updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+            params = optax.apply_updates(state.params, updates)
         values = {"loss": loss, **metrics, "gradient_norm": optax.tree.norm(gradients)}
         finite = jnp.isfinite(loss) & jnp.isfinite(values["gradient_norm"])
         running = state.skips.count <= max_skipped_steps
         begins = state.step % log_every == 0
         old = _Learned(state.params, state.opt_state, _begun(state.totals, begins))
         new = _Learned(
-            optax.apply_updates(state.params, updates),
+            params,
             opt_state,
             {
                 name: total + jnp.asarray(values[name], jnp.float32)

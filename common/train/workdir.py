@@ -23,6 +23,7 @@ class Workdir:
         path: The folder.
         checkpoints: Folder of the checkpoints.
         tensorboard: Folder of the TensorBoard event files.
+        profile: Folder of the profile, where one was asked for.
         metrics: The record of all metrics, one JSON object per line.
     """
 
@@ -30,6 +31,7 @@ class Workdir:
         self.path = Path(path)
         self.checkpoints = self.path / "checkpoints"
         self.tensorboard = self.path / "tensorboard"
+        self.profile = self.path / "profile"
         self.metrics = self.path / "metrics.jsonl"
 
     def claim(self, config: ConfigDict) -> None:

@@ -355,3 +355,25 @@ def test_module_run(config_file):
     near = "the nearest is config.train.steps"
     assert run.stderr == f"error: unknown key config.train.step in {config_file}; {near}\n"
     assert (run.returncode, run.stdout) == (2, "")
+
+
+def test_a_profile_is_for_the_modes_that_make_steps(config_file, capsys):
+    found = []
+
+    def train(config, workdir, profile=False):
+        """Trains."""
+        found.append(profile)
+
+    def report(config, workdir):
+        """Reports."""
+
+    def main(*argv):
+        modes = {"train": train, "report": report}
+        texts = {"module": "experiments.tiny", "description": "Tries things."}
+        return cli.run(modes, default_config=config_file, argv=argv, **texts)
+
+    assert main("--profile", "--workdir=run") == 0 and main("--workdir=run") == 0
+    assert found == [True, False]
+    (Path("run") / "config.json").write_text("{}")
+    assert main("--mode=report", "--workdir=run", "--profile") == 2
+    assert "--profile: --mode=report makes no steps to profile" in capsys.readouterr().err

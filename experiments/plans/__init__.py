@@ -1,0 +1,1 @@
+"""Plans for machines that are not at hand: the cost of a training step, and how to spread it."""

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from common.array_types import Array
+from common.kernels import largest
 from common.kernels.spectral import Boundary, Origin
 from common.nn import (
     LearnedMap,
@@ -75,7 +76,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": jax.nn.relu,
     "softplus": jax.nn.softplus,
 }
-POOLS = {"max": jnp.max, "mean": jnp.mean}
+POOLS = {"max": largest, "mean": jnp.mean}
 NORMS: dict[str, Norm] = {"batch": batch_norm, "layer": layer_norm}
 LAST_ONLY = {"all": False, "last": True}
 DTYPES = {"bfloat16": jnp.bfloat16, "float32": jnp.float32}

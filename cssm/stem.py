@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from common.array_types import Array, Float
-from common.kernels import correlate_2d
+from common.kernels import correlate_2d, larger
 from common.kernels.arrays import largest_divisor
 from cssm.norms import Norm, batch_norm, layer_norm
 
@@ -28,8 +28,8 @@ def max_pool_2x2(x: Float[Array, "*b h w c"]) -> Float[Array, "*b ceil(h/2) ceil
         padding = [(0, 0)] * len(batch) + [(0, height % 2), (0, width % 2), (0, 0)]
         x = jnp.pad(x, padding, constant_values=-jnp.inf)
         *batch, height, width, channels = x.shape
-    rows = jnp.maximum(x[..., 0::2, :, :], x[..., 1::2, :, :])
-    return jnp.maximum(rows[..., 0::2, :], rows[..., 1::2, :])
+    rows = larger(x[..., 0::2, :, :], x[..., 1::2, :, :])
+    return larger(rows[..., 0::2, :], rows[..., 1::2, :])
 
 
 class ConvStem(nn.Module):

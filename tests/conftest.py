@@ -13,12 +13,16 @@ import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
+from common import mesh
+from tests.compilation import compile_quickly
+
 CACHE = {
     "jax_persistent_cache_min_compile_time_secs": 0.0,
     "jax_persistent_cache_min_entry_size_bytes": -1,
 }
 
-jax.config.update("jax_num_cpu_devices", 4)
+compile_quickly()
+jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # A program that a shell starts with & ignores interrupts, and so do its children.
@@ -34,15 +38,15 @@ def frozen_garbage():
 
 
 @pytest.fixture(scope="module", autouse=True)
-def quick_compilation(request):
-    """Compiles without optimisation, as tests compile much and compute little.
+def devices_of_runs(request):
+    """Lets runs have one device, as most tests look at other things.
 
-    A module that looks at what the compiler makes of a kernel has OPTIMISED = True.
+    A module whose runs are spread has DEVICES = 8.
     """
-    quick = not getattr(request.module, "OPTIMISED", False)
-    jax.config.update("jax_disable_most_optimizations", quick)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    devices = jax.devices()[: getattr(request.module, "DEVICES", 1)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mesh, "available_devices", lambda: devices)
+        yield
 
 
 @pytest.fixture(scope="session")

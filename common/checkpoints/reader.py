@@ -89,11 +89,12 @@ class CheckpointReader:
         return self._record(step).notes
 
     def restore(self, step: int, abstract_state: PyTree) -> PyTree:
-        """Reads the state of `step` onto the default device, and checks every digest.
+        """Reads the state of `step`, and checks every digest.
 
         Args:
             step: Which checkpoint.
-            abstract_state: Tree of shapes and dtypes (`jax.eval_shape`) that the state must have.
+            abstract_state: Tree of shapes and dtypes (`jax.eval_shape`) that the state must have;
+                what says no sharding goes onto the default device.
 
         Raises:
             UserError: There is none, or the saved tree differs, with the names that do.
@@ -102,9 +103,11 @@ class CheckpointReader:
         record, folder = self._record(step), self._directory / str(step)
         if problem := describe_differences(record.types, leaf_types(abstract_state)):
             raise UserError(f"checkpoint {folder} does not fit: {problem}")
-        sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         target = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            lambda leaf: jax.ShapeDtypeStruct(
+                leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None) or here
+            ),
             abstract_state,
         )
         return load_arrays(folder, record, target)

@@ -120,20 +120,30 @@ def training_batches(
     return _prefetch(load, start_step, sys.maxsize // batch_size)
 
 
-def evaluation_batches(source: Source, batch_size: int) -> Generator[Batch, None, None]:
+def evaluation_batches(
+    source: Source, batch_size: int, shard: tuple[int, int] = (0, 1)
+) -> Generator[Batch, None, None]:
     """Yields all examples once, in order, in batches of equal size.
 
     The last batch is filled up with its last example. The boolean entry 'mask' (b,) is False there.
 
+    Args:
+        source: Examples to score.
+        batch_size: Number of examples in a batch.
+        shard: As for `training_batches`; the processes divide the batch.
+
     Raises:
         UserError: The source is empty.
     """
+    process, processes = shard
+    part = batch_size // processes
     count = len(source)
     if count == 0:
         raise UserError("a source of evaluation examples is empty")
 
     def load(number: int) -> Batch:
-        indices = np.arange(number * batch_size, (number + 1) * batch_size)
+        start = number * batch_size + process * part
+        indices = np.arange(start, start + part)
         return gather(source, np.minimum(indices, count - 1)) | {"mask": indices < count}
 
     return _prefetch(load, 0, -(-count // batch_size))

@@ -19,7 +19,7 @@ from common.injection.qformer_masks import (
     causal_multimodal_mask,
     separate_mask,
 )
-from common.kernels import exact_gelu
+from common.kernels import exact_gelu, largest
 from common.nn import LayerNorm
 
 TEMPERATURE = 0.07
@@ -57,7 +57,7 @@ def similarity(
     images: Float[Array, "b q p"], texts: Float[Array, "b p"], temperature: Float[Array, ""] | float
 ) -> Similarity:
     """Compares unit vectors; of the queries of an image the best one counts for each text."""
-    best = jnp.einsum("iqp,jp->ijq", images, texts).max(-1) / temperature
+    best = largest(jnp.einsum("iqp,jp->ijq", images, texts), (-1,)) / temperature
     return Similarity(best, best.T)
 
 

@@ -7,7 +7,7 @@ from common.kernels.cross_entropy import CrossEntropy, linear_cross_entropy
 from common.kernels.film import film, film_parameters
 from common.kernels.gelu import exact_gelu
 from common.kernels.goom import Goom, from_goom, to_goom
-from common.kernels.largest import largest
+from common.kernels.largest import larger, largest
 from common.kernels.layer_norm import layer_norm
 from common.kernels.mixing_conv import mixing_conv_2d
 from common.kernels.products import by_rows, product, product_transposed, project
@@ -40,6 +40,7 @@ __all__ = [
     "from_goom",
     "goom",
     "kernel_spectrum",
+    "larger",
     "largest",
     "lay_out_kernel",
     "layer_norm",

@@ -6,7 +6,9 @@ from collections.abc import Callable
 import jax
 
 from common.data.pipeline import Source, evaluation_batches
+from common.mesh import one_device
 from common.train.metrics import BatchSums, make_batch_sums, summarise
+from common.train.sharding import Sharding
 from common.train.task import Batch, Params, Task
 
 Scores = dict[str, float | int]
@@ -24,6 +26,7 @@ def evaluate(
     batch_size: int,
     *,
     sums: ScoreSums | None = None,
+    sharding: Sharding | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Scores:
     """Scores every example of `source` once.
@@ -34,6 +37,7 @@ def evaluate(
         source: Examples to score.
         batch_size: Number of examples scored together.
         sums: `make_batch_sums(task.score)`, to compile it once for many calls.
+        sharding: Where the batches lie, if on several devices; `params` lie there too.
         stop: Asked before every batch whether to break off.
 
     Returns:
@@ -46,12 +50,15 @@ def evaluate(
         UserError: The source is empty.
     """
     sums = sums or make_batch_sums(task.score)
+    sharding = sharding or Sharding(one_device())
+    size = sharding.rounded_up(batch_size)
+    batches = evaluation_batches(source, size, sharding.share(size))
     parts: list[BatchSums] = []
-    with contextlib.closing(evaluation_batches(source, batch_size)) as batches:
+    with contextlib.closing(batches), sharding.in_force():
         for batch in batches:
             if stop():
                 raise EvaluationStopped
-            parts.append(sums(params, batch))
+            parts.append(sums(params, sharding.place(batch)))
     scores = summarise(jax.device_get(parts), len(source))
     derive = getattr(task, "derive", None)
     return scores if derive is None else derive(source, scores)

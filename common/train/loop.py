@@ -8,11 +8,13 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from common.checkpoints import CheckpointManager, SaveError
 from common.data.pipeline import Source, batch_indices, training_batches
 from common.errors import UserError
+from common.mesh import BY_EXAMPLES, make_mesh
 from common.train.averaging import scored_params
 from common.train.clock import StepClock
 from common.train.evaluation import EvaluationStopped, Scores, evaluate
@@ -22,6 +24,7 @@ from common.train.parts import RunParts, check_notes, sample_batch
 from common.train.preemption import Preempted, StopRequest
 from common.train.profiling import ProfiledStep
 from common.train.progress import Progress, ProgressLine
+from common.train.sharding import check_axes
 from common.train.skipping import SkipWatch, nonfinite_names
 from common.train.startup import Startup
 from common.train.state import TrainState, parameter_count
@@ -57,7 +60,8 @@ def fit(
             eval_batch_size, log_every, eval_every, checkpoint_every, keep_last, keep_best and
             max_skipped_steps. `train` may also have accumulate (see `make_train_step`) and
             patience: the run ends early once so many validations in a row were no better than the
-            best before them; 0, as where there is none, for never.
+            best before them; 0, as where there is none, for never. `mesh` says how the run is
+            spread over devices, see `common.mesh`; by default the examples over all of them.
         workdir: Folder of this run alone.
         progress: Shows how the run goes; by default a line on standard error.
         profile: Whether to profile the first steps of this call, see `ProfiledStep`.
@@ -74,6 +78,8 @@ def fit(
     """
     folder = Workdir(workdir)
     check_config(task, config)
+    mesh = make_mesh(config.get("mesh", BY_EXAMPLES))
+    check_axes(mesh, getattr(task, "spreads", ()))
     progress = ProgressLine() if progress is None else progress
     with contextlib.ExitStack() as stack:
         stack.callback(progress.close)
@@ -87,7 +93,7 @@ def fit(
         if not lock.held:
             progress.message(f"{folder.path} cannot be locked; see that no other process uses it")
         folder.claim(config)
-        return _Run(task, config, folder, progress, stack, profile, startup).to_the_end()
+        return _Run(task, config, folder, progress, mesh, stack, profile, startup).to_the_end()
 
 
 def check_config(task: Task, config: ConfigDict) -> None:
@@ -123,6 +129,7 @@ class _Run:
         config: ConfigDict,
         folder: Workdir,
         progress: Progress,
+        mesh: Mesh,
         stack: contextlib.ExitStack,
         profile: bool,
         startup: Startup | None,
@@ -133,7 +140,10 @@ class _Run:
         self.every = {key: config.train[key] for key in INTERVALS}
         self.steps = self.last = config.train.steps
         self.patience = config.train.get("patience", 0)
-        self.parts = RunParts(task, config)
+        self.parts = RunParts(task, config, mesh)
+        self.sharding = self.parts.sharding
+        self.sharding.check_batch(config.train.batch_size, config.train.get("accumulate", 1))
+        stack.enter_context(self.sharding.in_force())
         self.train_step = self.parts.train_step
         if profile:
             self.train_step = stack.enter_context(
@@ -155,10 +165,9 @@ class _Run:
 
     def check_scores(self) -> None:
         """Checks that the task's metric is among its scores."""
-        sample = sample_batch(
-            self.task.eval_sources["validation"], self.config.train.eval_batch_size
-        )
-        sample["mask"] = np.ones(self.config.train.eval_batch_size, bool)
+        size = self.sharding.rounded_up(self.config.train.eval_batch_size)
+        sample = sample_batch(self.task.eval_sources["validation"], size)
+        sample["mask"] = np.ones(size, bool)
         names = jax.eval_shape(self.score_sums, self.parts.abstract_state().params, sample)
         if self.task.metric not in names:
             raise ValueError(f"the task's metric {self.task.metric!r} is not one of {list(names)}")
@@ -197,10 +206,11 @@ class _Run:
         """Makes the steps that are left."""
         train, source = self.config.train, self.task.train_source
         self.progress.begin(self.start, self.steps, train.batch_size)
-        batches = training_batches(source, train.batch_size, self.config.seed, self.start)
+        share = self.sharding.share(train.batch_size)
+        batches = training_batches(source, train.batch_size, self.config.seed, self.start, share)
         with contextlib.closing(batches):
             for step in range(self.start + 1, self.steps + 1):
-                state = self.train_step(state, next(batches))
+                state = self.train_step(state, self.sharding.place(next(batches)))
                 if step == self.start + 1:
                     jax.block_until_ready(state)
                     self.clock.start(step)
@@ -311,9 +321,14 @@ class _Run:
 
     def score(self, source: Source, params: Params) -> Scores:
         """Scores `source`, unless the run is asked to stop before it is through."""
-        size = self.config.train.eval_batch_size
         return evaluate(
-            self.task, params, source, size, sums=self.score_sums, stop=self.stop.requested
+            self.task,
+            params,
+            source,
+            self.config.train.eval_batch_size,
+            sums=self.score_sums,
+            sharding=self.sharding,
+            stop=self.stop.requested,
         )
 
     def record_scores(self, step: int, split: str, scores: Scores) -> None:

@@ -6,14 +6,17 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from common.checkpoints import CheckpointReader
 from common.checkpoints.reader import print_warning
 from common.data.pipeline import Source, gather
 from common.errors import UserError
+from common.mesh import one_device
 from common.train.averaging import scored_params
 from common.train.optim import make_optimizer
+from common.train.sharding import Sharding
 from common.train.state import TrainState, make_init, metric_names
 from common.train.step import make_train_step
 from common.train.task import Params, Task
@@ -23,22 +26,32 @@ from common.train.workdir import Workdir, config_changes, to_fields
 class RunParts:
     """The compiled parts of a run.
 
+    Args:
+        task: What to learn.
+        config: See `fit`.
+        mesh: The devices; by default one.
+
     Attributes:
+        sharding: Says where state and batches lie.
         init: Draws the initial state from a key.
         key: The key it is drawn from.
         train_step: Makes one step.
         learning_rate: Computes the learning rate from the number of steps taken.
     """
 
-    def __init__(self, task: Task, config: ConfigDict):
+    def __init__(self, task: Task, config: ConfigDict, mesh: Mesh | None = None):
+        self.sharding = Sharding(one_device() if mesh is None else mesh)
         scales = getattr(task, "learning_rate_scales", None)
         optimizer, schedule = make_optimizer(config.optim, config.train.steps, scales)
         source = task.train_source
         if len(source) == 0:  # as where a run is scored on images of another place
             source = next(iter(task.eval_sources.values()))
         sample = sample_batch(source, config.train.batch_size)
-        self.init = make_init(task, optimizer, metric_names(task, sample))
+        init = make_init(task, optimizer, metric_names(task, sample))
         self.key = jax.random.key(config.seed)
+        self.shapes = jax.eval_shape(init, self.key)
+        where = self.sharding.of_state(self.shapes)
+        self.init = jax.jit(init, out_shardings=where)
         self.learning_rate = jax.jit(schedule)
         self.train_step = make_train_step(
             task,
@@ -46,18 +59,20 @@ class RunParts:
             config.train.log_every,
             config.train.max_skipped_steps,
             config.train.get("accumulate", 1),
+            where,
         )
 
     def abstract_state(self) -> TrainState:
-        """Returns the shapes and dtypes of the state, without computing anything."""
-        return jax.eval_shape(self.init, self.key)
+        """Returns shape, dtype and place of each array of the state, without computing any."""
+        return jax.tree.map(
+            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+            self.shapes,
+            self.sharding.of_state(self.shapes),
+        )
 
     def initial_state(self) -> TrainState:
-        """Draws the initial state.
-
-        It is committed to the device as a restored one is, so that both run the same executable.
-        """
-        return jax.device_put(self.init(self.key), jax.devices()[0])
+        """Draws the initial state, every array where a restored one lies."""
+        return self.init(self.key)
 
 
 def sample_batch(source: Source, batch_size: int) -> dict[str, Any]:

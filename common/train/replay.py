@@ -15,6 +15,7 @@ from common.checkpoints import CheckpointReader
 from common.checkpoints.reader import print_warning
 from common.data.pipeline import Batch, batch_indices, gather
 from common.errors import UserError
+from common.mesh import BY_EXAMPLES, make_mesh
 from common.train.parts import RunParts, check_notes
 from common.train.skipping import nonfinite_names
 from common.train.state import TrainState
@@ -71,16 +72,29 @@ def replay(
     """
     if not 1 <= step <= config.train.steps:
         raise UserError(f"--step: there is no step {step}; expected 1 to {config.train.steps}")
-    start, state = _state_before(task, config, Workdir(workdir), step, tell)
-    source, parts = task.train_source, RunParts(task, config)
+    parts = RunParts(task, config, make_mesh(config.get("mesh", BY_EXAMPLES)))
+    with parts.sharding.in_force():
+        return _replayed(task, config, Workdir(workdir), step, parts, tell)
+
+
+def _replayed(
+    task: Task,
+    config: ConfigDict,
+    folder: Workdir,
+    step: int,
+    parts: RunParts,
+    tell: Callable[[str], None],
+) -> Replay:
+    start, state = _state_before(task, config, folder, step, parts, tell)
+    source, place = task.train_source, parts.sharding.place
 
     def indices_of(number: int) -> np.ndarray:
         return batch_indices(source, config.train.batch_size, config.seed, number - 1)
 
     for number in range(start + 1, step):
-        state = parts.train_step(state, gather(source, indices_of(number)))
+        state = parts.train_step(state, place(gather(source, indices_of(number))))
     batch = gather(source, indices_of(step))
-    metrics, gradients = _gradients(task, state, batch)
+    metrics, gradients = _gradients(task, state, place(batch))
     return Replay(
         step,
         start,
@@ -94,10 +108,14 @@ def replay(
 
 
 def _state_before(
-    task: Task, config: ConfigDict, folder: Workdir, step: int, tell: Callable[[str], None]
+    task: Task,
+    config: ConfigDict,
+    folder: Workdir,
+    step: int,
+    parts: RunParts,
+    tell: Callable[[str], None],
 ) -> tuple[int, TrainState]:
     """Restores the newest good checkpoint before `step`, or draws the initial state."""
-    parts = RunParts(task, config)
     if folder.checkpoints.is_dir():
         reader = CheckpointReader(folder.checkpoints, task.metric, tell=tell)
         if earlier := [found for found in reader.newest_first() if found < step]:

@@ -1,13 +1,15 @@
 """One optimizer step, compiled."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from common.array_types import Array, PRNGKey
+from common.array_types import Array, PRNGKey, PyTree
+from common.kernels.spread import spread
 from common.train.state import TrainState
 from common.train.task import Batch, Loss, Params, Task, objective
 
@@ -20,6 +22,7 @@ def make_train_step(
     log_every: int,
     max_skipped_steps: int = 0,
     accumulate: int = 1,
+    shardings: PyTree = None,
 ) -> TrainStep:
     """Returns the jitted function that takes a state and a batch to the next state.
 
@@ -40,6 +43,7 @@ def make_train_step(
         max_skipped_steps: Number of skipped steps after which training can go on.
         accumulate: Number of equal parts that a batch is taken in, one after the other, for less
             memory; gradient and metrics are the means over the parts, each with its own key.
+        shardings: Where each array of the state lies; left to XLA where None.
     """
     gradient = jax.value_and_grad(objective(task), has_aux=True)
     if accumulate > 1:
@@ -72,14 +76,14 @@ def make_train_step(
             **new._asdict(),
         )
 
-    return jax.jit(train_step, donate_argnums=0)
+    return jax.jit(train_step, donate_argnums=0, out_shardings=shardings)
 
 
 def _in_parts(gradient: Callable[..., tuple[Loss, Params]], parts: int) -> Callable:
     """Returns a function like `gradient` that goes through a batch part by part."""
 
     def whole(params: Params, batch: Batch, rng: PRNGKey, step: Array) -> tuple[Loss, Params]:
-        split = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), dict(batch))
+        split = jax.tree.map(partial(_split, parts), dict(batch))
 
         def add(total: tuple[Loss, Params], part: tuple[Batch, Array]) -> tuple:
             piece, number = part
@@ -92,6 +96,12 @@ def _in_parts(gradient: Callable[..., tuple[Loss, Params]], parts: int) -> Calla
         return jax.lax.scan(add, start, (split, jnp.arange(parts)))[0]
 
     return whole
+
+
+def _split(parts: int, x: Array) -> Array:
+    """Cuts an array into parts, each of which is spread as the whole was."""
+    split = x.reshape(parts, -1, *x.shape[1:])
+    return spread(split, " ".join("-b" + "-" * (split.ndim - 2)))
 
 
 class _Learned(NamedTuple):

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from common.errors import UserError
 from common.train.environment import describe_environment
 
-UNTRACKED = ("report",)
+UNTRACKED = ("mesh", "report")
 """Parts of the config that may change between runs in the same folder."""
 
 

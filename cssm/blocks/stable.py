@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 
 from common.array_types import Array, Complex, Float
-from common.kernels import CoupledTransition
+from common.kernels import CoupledTransition, larger
 from common.kernels.transitions import row_spectra
 from cssm.blocks.hgru_bilinear import HGRUBilinearBlock
 from cssm.blocks.spectral import Gates
@@ -80,10 +80,10 @@ def _row_factor(
     """Returns min(1, room / need), with room > 0 and without a division by a need of zero."""
     need = sum(abs(entry) for j, entry in enumerate(local) if j != row and entry is not None)
     if spectrum is not None:
-        largest = _largest_magnitude(spectrum)[None, None]
-        need += sum(abs(entry) for entry in coupled if entry is not None) * largest
+        magnitude = _largest_magnitude(spectrum)[None, None]
+        need += sum(abs(entry) for entry in coupled if entry is not None) * magnitude
     room = rho - local[row]
-    return room / jnp.maximum(room, need)
+    return room / larger(room, jnp.asarray(need))
 
 
 def _largest_magnitude(spectrum: Complex[Array, "h f c"]) -> Float[Array, "h f 1"]:

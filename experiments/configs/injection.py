@@ -31,6 +31,7 @@ from ml_collections import ConfigDict
 
 from common.errors import UserError
 from experiments.configs.choices import read_choices
+from experiments.configs.mesh import by_examples
 
 DEPTH = 4
 IN_TEXT = ("projection", "spatial_projection", "qformer", "perceiver", "slots")
@@ -77,6 +78,7 @@ def get_config(variant: str = "") -> ConfigDict:
     chosen = read_choices(variant, CHOICES)
     config = ConfigDict()
     config.seed = 0
+    config.mesh = by_examples()
     config.model = _model(chosen["mechanism"], chosen["layers"])
 
     config.data = ConfigDict()

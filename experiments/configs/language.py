@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from common.errors import UserError
 from experiments.configs.choices import read_choices
+from experiments.configs.mesh import by_examples
 
 MODELS = ("conv_attn", "conv_keys", "conv_qkv", "smeared_keys", "hybrid", "leaky", "attn_attn")
 DEEP = ("attn_attn", "hybrid")
@@ -36,6 +37,7 @@ def get_config(variant: str = "") -> ConfigDict:
         raise UserError(f"{chosen['model']} has one attention layer; layers is for {DEEP}")
     config = ConfigDict()
     config.seed = 0
+    config.mesh = by_examples()
     config.model = _model(chosen["model"], int(chosen["layers"]))
     text = chosen["data"] in ("made_up", "text", "wikitext")
     config.data = _text(chosen["data"]) if text else _sequences(chosen["data"])

@@ -8,6 +8,7 @@ Hardware below: 2 cores of an Intel Xeon at 2.1 GHz, no GPU.
 from ml_collections import ConfigDict
 
 from common.errors import UserError
+from experiments.configs.mesh import by_examples
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -28,6 +29,7 @@ def _default() -> ConfigDict:
     """
     config = ConfigDict()
     config.seed = 0
+    config.mesh = by_examples()
 
     config.model = ConfigDict()
     config.model.name = "simple_cssm"

@@ -12,6 +12,7 @@ Hardware below: 2 cores of an Intel Xeon at 2.1 GHz, no GPU.
 from ml_collections import ConfigDict
 
 from common.errors import UserError
+from experiments.configs.mesh import by_examples
 
 PARTS = ("cls", "cnn", "stats", "film")
 ABLATIONS = ("cnn", "cls", "stats", "film", "cnn_cls", "cnn_stats")
@@ -40,6 +41,7 @@ def _default() -> ConfigDict:
     """
     config = ConfigDict()
     config.seed = 0
+    config.mesh = by_examples()
 
     config.encoder = ConfigDict()
     config.encoder.folder = ""  # a Hugging Face folder, an installed package, or a hub id

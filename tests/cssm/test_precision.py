@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from cssm import SimpleCSSM
-from cssm.simple import BLOCKS
+from cssm.simple import BLOCKS, POOLS
+from cssm.stem import max_pool_2x2
 
 TOLERANCE = 0.05  # of the largest logit; bfloat16 has eight bits
 fast_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -100,3 +101,11 @@ def test_parameters_have_the_dtype_that_was_asked_for(name: str, dtype: str) -> 
     )
     assert {str(leaf.dtype) for leaf in jax.tree.leaves(variables)} == {dtype}
     assert logits.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("pool", [max_pool_2x2, functools.partial(POOLS["max"], axes=(0, 1, 2))])
+def test_no_gradient_of_a_maximum_is_lost_to_rounding(pool: Any) -> None:
+    """None compares with the maximum what XLA may compute again, in another loop."""
+    graph = jax.make_jaxpr(jax.grad(lambda x: pool(x).sum()))(jnp.ones((2, 5, 6, 3)))
+    compared = [e.invars[0].aval.dtype for e in equations(graph.jaxpr) if e.primitive.name == "eq"]
+    assert not [dtype for dtype in compared if jnp.issubdtype(dtype, jnp.floating)]

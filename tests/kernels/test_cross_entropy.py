@@ -7,8 +7,7 @@ import optax
 import pytest
 
 from common.kernels import cross_entropy, linear_cross_entropy
-
-OPTIMISED = True
+from tests.compilation import optimised_jit
 
 
 def draw(lead=(3,), steps=6, width=4, classes=10, dtype=np.float32):
@@ -52,9 +51,9 @@ def test_equals_the_definition(chunks, lead):
         result = linear_cross_entropy(features, table, *map(jnp.asarray, given[2:]))
         return 3.0 * result.total, result
 
-    (value, result), gradients = jax.jit(jax.value_and_grad(total, argnums=(0, 1), has_aux=True))(
-        *given[:2]
-    )
+    (value, result), gradients = optimised_jit(
+        jax.value_and_grad(total, argnums=(0, 1), has_aux=True)
+    )(*given[:2])
     np.testing.assert_allclose(value, 3.0 * (losses * given[3]).sum(), rtol=2e-6)
     np.testing.assert_allclose(result.losses, losses, atol=2e-6)
     np.testing.assert_array_equal(result.correct, correct)

@@ -10,8 +10,7 @@ from flax import linen as nn
 
 from common.kernels import layer_norm
 from common.nn import LayerNorm
-
-OPTIMISED = True
+from tests.compilation import optimised_jit
 
 
 def normal(*shape: int, seed: int = 0) -> Any:
@@ -24,7 +23,7 @@ def normalized(x: np.ndarray, scale: np.ndarray, offset: np.ndarray) -> np.ndarr
     return scale * centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-6) + offset
 
 
-@jax.jit
+@optimised_jit
 def run(x, scale, offset, weights):
     y, pullback = jax.vjp(layer_norm, x, scale, offset)
     return y, pullback(weights)
@@ -72,9 +71,9 @@ def test_under_vmap_remat_and_loops() -> None:
     def loss(scale, x):
         return jnp.sum(jnp.sin(layer_norm(x, scale, offset)))
 
-    whole = jax.jit(jax.grad(loss))(scale, x)
-    mapped = jax.jit(jax.vmap(jax.grad(loss), (None, 0)))(scale, x).sum(0)
-    looped = jax.jit(
+    whole = optimised_jit(jax.grad(loss))(scale, x)
+    mapped = optimised_jit(jax.vmap(jax.grad(loss), (None, 0)))(scale, x).sum(0)
+    looped = optimised_jit(
         jax.grad(lambda s: jax.lax.map(lambda m: jax.checkpoint(loss)(s, m), x).sum())
     )(scale)
     np.testing.assert_allclose(mapped, whole, atol=1e-5)

@@ -10,8 +10,7 @@ from flax import linen as nn
 
 from common.kernels import by_rows, product, product_transposed, project
 from common.nn import Dense
-
-OPTIMISED = True
+from tests.compilation import optimised_jit
 
 ROUNDING = 2.0**-8
 
@@ -39,7 +38,7 @@ def mapped(x, matrix, bias, weight):
 def test_map_and_gradients_equal_those_in_float64(lead, dtype, devices):
     x, matrix = draw((*lead, 24), 0, dtype), draw((24, 16), 1, dtype)
     bias, weight = draw((16,), 2, dtype), draw((*lead, 16), 3, dtype)
-    grad = jax.jit(jax.grad(mapped, (0, 1, 2), has_aux=True))
+    grad = optimised_jit(jax.grad(mapped, (0, 1, 2), has_aux=True))
     found, y = grad(x, matrix, bias, weight)
     x, matrix, bias, weight = (np.asarray(a, np.float64) for a in (x, matrix, bias, weight))
     rows, weights = x.reshape(-1, 24), weight.reshape(-1, 16)
@@ -80,7 +79,7 @@ def test_products_and_gradients_equal_those_in_float64(multiply, lead, dtype, de
         y = multiply(by_rows(a), b, jnp.float32)
         return (y * weight).sum(), y
 
-    (of_a, of_b), y = jax.jit(jax.grad(weighted, (0, 1), has_aux=True))(a, b)
+    (of_a, of_b), y = optimised_jit(jax.grad(weighted, (0, 1), has_aux=True))(a, b)
     assert multiply(a, b).dtype == of_a.dtype == of_b.dtype == dtype and y.dtype == jnp.float32
     a, b, weight = (np.asarray(x, np.float64) for x in (a, b, weight))
     b = b if multiply is product else np.swapaxes(b, -1, -2)
@@ -106,7 +105,7 @@ def test_gradient_of_each_example_is_that_of_it_alone(devices):
     x, weight = draw((5, 3, 8), 0, jnp.bfloat16), draw((5, 3, 6), 1, jnp.bfloat16)
     matrix, bias = draw((8, 6), 2, jnp.bfloat16), draw((6,), 3, jnp.bfloat16)
     grad = jax.grad(lambda m, b, x, w: mapped(x, m, b, w)[0], (0, 1))
-    together = jax.jit(jax.vmap(grad, (None, None, 0, 0)))(matrix, bias, x, weight)
+    together = optimised_jit(jax.vmap(grad, (None, None, 0, 0)))(matrix, bias, x, weight)
     for i in range(5):
         for a, b in zip(together, grad(matrix, bias, x[i], weight[i]), strict=True):
             np.testing.assert_allclose(a[i].astype(float), b.astype(float), rtol=ROUNDING)
@@ -128,7 +127,7 @@ def test_gradients_of_wide_parameters_are_not_rounded(monkeypatch):
         assert y.dtype == jnp.bfloat16
         return (y.astype(jnp.float32) * weight.astype(jnp.float32)).sum()
 
-    found = jax.jit(jax.grad(total, (0, 1)))(matrix, bias)
+    found = optimised_jit(jax.grad(total, (0, 1)))(matrix, bias)
     rows, weights = (np.asarray(a, np.float64) for a in (x, weight))
     for gradient, expected in zip(found, (rows.T @ weights, weights.sum(0)), strict=True):
         assert gradient.dtype == jnp.float32

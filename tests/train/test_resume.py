@@ -200,7 +200,7 @@ def test_a_failed_save_is_told_and_training_goes_on(uninterrupted, tmp_path, one
     progress = At(11, crash)
     with pytest.raises(Crash):
         fit(ToyTask(), toy_config(), tmp_path, progress=progress)
-    (message,) = progress.messages
+    *_, message = progress.messages
     assert message == (
         "checkpoint of step 8 was not written: No space left on device; training goes on; "
         "the last good checkpoint is of step 7"

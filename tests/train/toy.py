@@ -102,6 +102,7 @@ def toy_config(**train: Any) -> ConfigDict:
                 "weight_decay": 1e-4,
                 "clip_norm": 1.0,
             },
+            "mesh": {"data": 1},
             "train": defaults | train,
             "report": {"images": 4},
         }

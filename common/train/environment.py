@@ -19,7 +19,7 @@ def describe_environment() -> dict[str, Any]:
     return {
         "start_time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
-        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "packages": {name: package_version(name) for name in PACKAGES},
         "platform": f"{platform.system()} {platform.machine()}",
         "cpu": cpu_model(),
         "cpu_cores": available_cores(),
@@ -28,6 +28,14 @@ def describe_environment() -> dict[str, Any]:
         "device_count": jax.device_count(),
         "git_commit": git_commit(),
     }
+
+
+def package_version(name: str) -> str | None:
+    """Returns the version of an installed package, or None."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def cpu_model() -> str:

@@ -133,7 +133,9 @@ def add_attention(page: Page, models: Mapping[str, tuple[InjectionTask, PyTree]]
     """Adds where the attention of questions, or of learned queries, falls on a picture."""
     figures = []
     for name, (task, params) in models.items():
-        batch = gather(task.eval_sources["test"], look.first_pictures(task, PICTURES))
+        source = task.eval_sources["test"]
+        batch = gather(source, look.first_pictures(task, PICTURES))
+        batch["image"] = source.pictures[0]["image"]
         for layer, maps in look.image_attention(task, params, batch).items():
             figures.append((name, layer, batch, maps))
     if not figures:
@@ -148,7 +150,7 @@ def add_attention(page: Page, models: Mapping[str, tuple[InjectionTask, PyTree]]
         asked = maps.shape[1] == batch["tokens"].shape[1]
         rows = range(min(6, maps.shape[1]))
         captions = [decode(batch["tokens"][0, i]) if asked else f"query {i}" for i in rows]
-        images = np.repeat(batch["image"][:1], len(captions), axis=0)
+        images = np.repeat(batch["image"][None], len(captions), axis=0)
         page.paragraph(f"{name}, {layer}")
         figure = attribution_maps(images, maps[0, : len(captions)], captions)
         page.figure(figure, f"attention_{number}", f"Attention of {name}, {layer}, to a picture")

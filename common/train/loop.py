@@ -17,6 +17,7 @@ from common.train.averaging import scored_params
 from common.train.clock import StepClock
 from common.train.evaluation import EvaluationStopped, Scores, evaluate
 from common.train.lock import RunLock
+from common.train.memory import keep_freed_memory
 from common.train.metrics import format_scores, make_batch_sums
 from common.train.parts import RunParts, check_notes, sample_batch
 from common.train.preemption import Preempted, StopRequest
@@ -68,6 +69,7 @@ def fit(
     """
     folder = Workdir(workdir)
     check_config(task, config)
+    keep_freed_memory()
     progress = ProgressLine() if progress is None else progress
     with contextlib.ExitStack() as stack:
         stack.callback(progress.close)

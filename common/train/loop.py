@@ -18,6 +18,7 @@ from common.mesh import BY_EXAMPLES, make_mesh
 from common.train.averaging import scored_params
 from common.train.clock import StepClock
 from common.train.evaluation import EvaluationStopped, Scores, evaluate
+from common.train.freed_memory import keep_freed_memory
 from common.train.lock import RunLock
 from common.train.metrics import format_scores, make_batch_sums
 from common.train.parts import RunParts, check_notes, sample_batch
@@ -80,6 +81,7 @@ def fit(
     check_config(task, config)
     mesh = make_mesh(config.get("mesh", BY_EXAMPLES))
     check_axes(mesh, getattr(task, "spreads", ()))
+    keep_freed_memory()
     progress = ProgressLine() if progress is None else progress
     with contextlib.ExitStack() as stack:
         stack.callback(progress.close)

@@ -85,7 +85,7 @@ class ConvStem(nn.Module):
 
     def _by_devices(self, x: Float[Array, "b t H W 3"], training: bool) -> Array:
         """Returns the maps of each device's own frames."""
-        alone = self.clone(parent=None)
+        alone: Any = self.clone(parent=None)
         variables = {
             kind: {name: tree[name] for name in PARTS if name in tree}
             for kind, tree in self.variables.items()

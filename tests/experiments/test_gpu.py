@@ -21,6 +21,7 @@ BARE = """
 import importlib.machinery, runpy, sys
 hidden, find = set(sys.argv.pop(1).split(",")), importlib.machinery.PathFinder.find_spec
 class Finder:
+    find_distributions = importlib.machinery.PathFinder.find_distributions
     @staticmethod
     def find_spec(name, path=None, target=None):
         return None if name.partition(".")[0] in hidden else find(name, path, target)

@@ -1,3 +1,4 @@
+import gzip
 import json
 
 import jax
@@ -42,8 +43,13 @@ def test_a_profile_leaves_the_numbers_alone(profiled):
 def test_the_trace_opens_in_tensorboard_and_perfetto(profiled):
     folder = profiled[0] / "profile" / "plugins" / "profile"
     (session,) = folder.iterdir()
-    names = {path.name.partition(".")[2] for path in session.iterdir()}
-    assert "xplane.pb" in names and "json.gz" in names
+    (file,) = session.glob("*.xplane.pb")
+    planes = [plane.name for plane in jax.profiler.ProfileData.from_file(str(file)).planes]
+    assert "/host:CPU" in planes
+    with gzip.open(session / "perfetto_trace.json.gz") as stream:
+        events = json.load(stream)["traceEvents"]
+    steps = [event for event in events if event.get("name") == "train_step"]
+    assert len(steps) == TRACED
 
 
 def test_the_table_has_the_parts_of_a_step(profiled):

@@ -17,7 +17,7 @@ from common.data.sort_of_clevr.scenes import COUNT
 from common.errors import UserError
 from common.injection import GatedMLP
 from common.train import Progress, fit, restore_params
-from common.train.workdir import to_fields, to_json
+from common.train.workdir import to_fields, to_json, writing
 from experiments.encoded_scenes import See
 from experiments.scene_encoder import (
     CONVOLUTIONS,
@@ -171,10 +171,16 @@ def train_encoder(config: ConfigDict, progress: Progress | None = None) -> None:
     """Trains the encoder of an injection run, unless a run with the same one has done so.
 
     A process that finds another at it waits for its end.
+
+    Raises:
+        UserError: the folder of encoders cannot be written, and as for `fit`.
     """
     own, folder = encoder_run(config)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with folder.with_suffix(".lock").open("w") as stream:
+    lock = folder.with_suffix(".lock")
+    with writing(lock):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        stream = lock.open("w")
+    with stream:
         fcntl.flock(stream, fcntl.LOCK_EX)  # until the file is closed
         if not (folder / "result.json").exists():
             fit(make_task(own), own, folder, progress=progress)

@@ -315,6 +315,7 @@ def test_a_run_trains_is_scored_and_makes_its_page(tmp_path, capsys):
         (["", "--config.model.layers=(4,)"], "model.layers is (4,); expected some of 0 to 3"),
         (["", "--config.model.mechanism=eyes"], "model.mechanism is 'eyes'; choose one of"),
         (["", "--config.encoder.model.channels=(8,)"], "channels is (8,); expected 3 numbers"),
+        (["", "--config.encoder.folder=/dev/null/here"], "cannot write /dev/null/here/seed_0"),
         (["", "--config.encoder.model.width=32"], "model.width is 32; expected that of the model"),
         (["", "--config.model.heads=3"], "config.model: width is 64; expected a multiple of 3"),
         (["", "--config.data.blank=both"], "data.blank is 'both'; choose one of nothing, image"),

@@ -1,7 +1,7 @@
 """Twenty steps of each experiment on eight devices, against one.
 
-With a small learning rate: at 3e-4, a change of the initial parameters by 1e-7 of themselves grows to
-1e-3 of the loss within 12 steps of a Pathfinder model as small as this one, on one device as well.
+With a small learning rate: at 3e-4, a change of the initial parameters by 1e-7 of themselves grows
+to 1e-3 of the loss within 12 steps of a Pathfinder model as small as this one, on one device too.
 """
 
 from typing import Any

@@ -11,6 +11,7 @@ import ctypes
 import itertools
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -140,6 +141,7 @@ class _Watch(threading.Thread):
         self._client: Any = state.client
         self._coordinator = str(state.coordinator_address)
         self._process, self._processes = jax.process_index(), jax.process_count()
+        self._first_has_ended = f"process 0 of {self._processes} ({self._coordinator}) has ended"
         self._stopped = threading.Event()
         self._seen: dict[str, tuple[str, float]] = {}
         self._last_words = ctypes.CFUNCTYPE(None, ctypes.c_int)(self._aborted)
@@ -156,7 +158,7 @@ class _Watch(threading.Thread):
                 failed = dict(self._client.key_value_dir_get("failed/"))
             except Exception:
                 if not self._stopped.is_set():
-                    self._end(f"process 0 of {self._processes} ({self._coordinator}) has ended")
+                    self._end(self._first_has_ended)
                 return
             self._look_at(alive, failed)
 
@@ -196,10 +198,16 @@ class _Watch(threading.Thread):
         os._exit(1)
 
     def _aborted(self, signum: int) -> None:
-        """Gives the watch time to say why, where JAX aborts this process for the loss of another.
+        """Says why, or lets the watch say, where JAX aborts this process for the loss of another.
 
-        It does so when its coordinator ends, and on CPUs when messages of a collective go astray.
+        It does so when its coordinator ends, which the watch may then hang on, and on CPUs when the
+        messages of a collective go astray.
         """
+        host, _, port = self._coordinator.rpartition(":")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+        except OSError:
+            self._end(self._first_has_ended)
         time.sleep(VERDICT_SECONDS)
         ctypes.CDLL(None).signal(signal.SIGABRT, None)  # something else: as without this handler
 

@@ -194,6 +194,8 @@ def _read_arguments(
         further["profile"] = True
     reads_run = flags.mode != next(iter(modes))
     place = distributed.read_flags(flags, trains=not reads_run)
+    if place is not None and further.get("profile"):
+        raise UserError("--profile: a profile is of a single process; leave out --distributed")
     file, variant = _split_variant(str(default_config) if flags.config is None else flags.config)
     workdir = _checked_workdir(flags.workdir, file, variant, reads_run)
     if reads_run and flags.config is None:

@@ -52,7 +52,7 @@ def evaluate(
     sums = sums or make_batch_sums(task.score)
     sharding = sharding or Sharding(one_device())
     size = sharding.rounded_up(batch_size)
-    batches = evaluation_batches(source, size, sharding.share(size))
+    batches = evaluation_batches(source, size, sharding.share)
     parts: list[BatchSums] = []
     with contextlib.closing(batches), sharding.in_force():
         for batch in batches:

@@ -216,7 +216,7 @@ class _Run:
         """Makes the steps that are left."""
         train, source = self.config.train, self.task.train_source
         self.progress.begin(self.start, self.steps, train.batch_size)
-        share = self.sharding.share(train.batch_size)
+        share = self.sharding.share
         batches = training_batches(source, train.batch_size, self.config.seed, self.start, share)
         with contextlib.closing(batches):
             for step in range(self.start + 1, self.steps + 1):

@@ -1,6 +1,7 @@
 """Where the arrays of a run lie on its mesh: state, batches, and what is computed with them."""
 
 import contextlib
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -60,25 +61,30 @@ class Sharding:
         widest = max(fitting, key=lambda axis: (leaf.shape[axis], axis))
         return NamedSharding(self.mesh, P(*(None,) * widest, "fsdp"))
 
-    def share(self, batch_size: int) -> tuple[int, int]:
-        """Returns which part of every batch this process reads: (number, of how many).
+    @functools.cached_property
+    def share(self) -> tuple[int, int]:
+        """Which part of every batch this process reads: (number, of how many).
 
-        Processes whose devices differ in time or frequency alone read the same part.
+        Processes whose devices differ in time or frequency alone read the same part. Where a mesh
+        gives a process examples that do not lie side by side, it reads the whole batch.
         """
-        places = self.batch.addressable_devices_indices_map((batch_size,)).values()
-        starts = [(place[0].start or 0) for place in places if place]
-        stops = [
-            batch_size if place[0].stop is None else place[0].stop for place in places if place
-        ]
-        start, stop = min(starts), max(stops)
-        return start // (stop - start), batch_size // (stop - start)
+        count = self.batch_devices
+        places = self.batch.addressable_devices_indices_map((count,)).values()
+        rows = sorted({row for place in places if place for row in range(*place[0].indices(count))})
+        number, rest = divmod(rows[0], len(rows))
+        if rest or count % len(rows) or rows[-1] - rows[0] >= len(rows):
+            return 0, 1
+        return number, count // len(rows)
 
     def place(self, part: Mapping[str, np.ndarray]) -> dict[str, Any]:
         """Returns a batch on the devices of all processes, from what this one has read of it."""
         if self.mesh.size == 1:
             return dict(part)
+        parts = self.share[1]
         return {
-            name: jax.make_array_from_process_local_data(self.batch, value)
+            name: jax.make_array_from_process_local_data(
+                self.batch, value, (parts * len(value), *value.shape[1:])
+            )
             for name, value in part.items()
         }
 

@@ -17,9 +17,10 @@ def train(config: ConfigDict, workdir: Path) -> None:
     """Trains a toy task; a process sends itself a signal after a step."""
     import jax
 
-    from common.train import fit
+    from common.train import fit, sharding
     from tests.train.toy import At, NoProgress, ToyTask
 
+    sharding.SMALLEST = 1
     process, step, name = config.ends
     with config.unlocked():
         del config.ends
@@ -34,7 +35,7 @@ def get_config(variant: str) -> ConfigDict:
 
     process, step, name = variant.split(",")
     config = toy_config()
-    config.mesh = ConfigDict({"data": -1, "fsdp": 1})
+    config.mesh = ConfigDict({"fsdp": -1})  # arrays that no process has the whole of
     config.ends = (int(process), int(step), name)
     return config
 

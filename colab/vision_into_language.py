@@ -57,9 +57,11 @@ from common.train import parameter_count, read_records, restore_params
 from experiments.analyses import injection as look
 from experiments.cli import load_config
 from experiments.configs.injection import MECHANISMS
-from experiments.injection import make_task, train_and_evaluate
+from experiments.injection import train_and_evaluate
 from experiments.injection_models import pack
-from experiments.tasks.injection import things_at_places
+from experiments.scene_encoder import ROLES
+from experiments.tasks import scene_encoder
+from experiments.tasks.injection import make_task
 
 assert Path(common.__file__).is_relative_to(ROOT), f"another 'common': {common.__file__}"
 FAST = bool(os.environ.get("CSSM_LAB_FAST"))
@@ -75,13 +77,38 @@ print("running", "in Colab" if IN_COLAB else "locally", "with", ROOT.name)
 # the shapes alone, without places, already give 79 % away.
 
 # %%
-config = load_config(f"{CONFIG}:cross", {"train.steps": 800})
-if FAST:  # a few steps, for tests
-    config = load_config(f"{CONFIG}:cross,smoke")
+ENCODERS = {"encoder.folder": f"{WORKDIR}_encoders"}
+SIZE = ",smoke" if FAST else ""  # a few steps, for tests
+config = load_config(f"{CONFIG}:cross{SIZE}", ENCODERS)
 task = make_task(config)
-batch = gather(task.eval_sources["test"], np.arange(6))
-captions = [decode(row[n]).replace(" ", "\n", 1) for n, row in enumerate(batch["tokens"])]
-image_grid(batch["image"], captions)
+pictures = gather(task.eval_sources["test"].pictures, np.arange(6))
+captions = [decode(row[n]).replace(" ", "\n", 1) for n, row in enumerate(pictures["tokens"])]
+image_grid(pictures["image"], captions)
+
+# %% [markdown]
+# ## First an encoder
+#
+# As in larger models, the encoder of pictures is trained before and stays as it is. At the place of
+# every object it learns to name the object, the one nearest to it and the one furthest from it: the
+# relations are in its features, and the question is what of them a mechanism brings into the text.
+
+# %%
+scene_encoder.train_encoder(config)
+
+# %% [markdown]
+# What it names on a map of ten places to a side (six in the fast run), 0 for nothing:
+
+# %%
+own, folder = scene_encoder.encoder_run(config)
+encoder = scene_encoder.make_task(own)
+_, seeing = restore_params(encoder, own, folder)
+side, size = task.model.side, config.data.image_size
+named = np.asarray(jax.jit(encoder.see)(seeing, pictures["image"]).names.argmax(-1))
+truth = np.asarray(scene_encoder.things_at_places(pictures, side, size))
+right = (named == truth)[truth[..., 0] > 0].mean(0)
+print(dict(zip(ROLES, right.round(2), strict=True)))
+maps = named[0].reshape(side, side, 3).transpose(2, 0, 1)
+attribution_maps(np.repeat(pictures["image"][:1], 3, axis=0), maps, ROLES)
 
 # %% [markdown]
 # ## Many questions, one picture
@@ -91,7 +118,7 @@ image_grid(batch["image"], captions)
 # two places for the picture in front.
 
 # %%
-text = pack(batch["tokens"][:1, :3, :3], 2)
+text = pack(pictures["tokens"][:1, :3, :3], 2)
 print(np.asarray(text.mask[0] & np.tri(11, dtype=bool)).astype(int))
 
 # %% [markdown]
@@ -119,11 +146,11 @@ for mechanism in MECHANISMS:
 # %%
 def change(mechanism):
     """Largest change of an untrained model's logits when pictures are swapped."""
-    made = make_task(load_config(f"{CONFIG}:{mechanism},smoke"))
+    made = make_task(load_config(f"{CONFIG}:{mechanism}{SIZE}", ENCODERS))
     params = jax.jit(made.init)(jax.random.key(0))
     two = gather(made.eval_sources["test"], np.arange(2))
-    say = jax.jit(lambda images: made.answer(params, {**two, "image": images}).logits)
-    return float(abs(say(two["image"]) - say(two["image"][::-1])).max())
+    say = jax.jit(lambda features: made.answer(params, {**two, "features": features}))
+    return float(abs(say(two["features"]) - say(two["features"][::-1])).max())
 
 
 for mechanism in ("cross", "film", "projection"):
@@ -132,8 +159,7 @@ for mechanism in ("cross", "film", "projection"):
 # %% [markdown]
 # ## Training
 #
-# Gated cross-attention before every layer, for a part of its recipe's steps. Relational questions
-# come in late; meanwhile the encoder learns to name what stands where, and the gates open.
+# Gated cross-attention before every layer. Only the decoder and the mechanism learn; the gates open.
 
 # %%
 result = train_and_evaluate(config, WORKDIR)
@@ -147,40 +173,26 @@ learning_curves(records)
 gates_over_training({"gated cross-attention": look.gate_histories(records)})
 
 # %% [markdown]
-# ## What stands where
-#
-# The encoder's map, ten places to a side (six in the fast run): what is there, and what it says.
-
-# %%
-_, params = restore_params(task, config, WORKDIR)
-said = jax.jit(task.answer)(params, batch)
-side = task.model.side
-truth = np.asarray(things_at_places(batch, side, task.train_source.settings))
-named = np.asarray(said.names.argmax(-1))
-print(f"right at {(named == truth)[truth > 0].mean():.0%} of the objects' places")
-attribution_maps(batch["image"][:3], named.reshape(-1, side, side)[:3], ["named"] * 3)
-
-# %% [markdown]
 # ## Where it looks
 #
 # From the last word of each question to the places of the picture, in the mean of the heads, before
 # the second layer.
 
 # %%
+_, params = restore_params(task, config, WORKDIR)
+batch = gather(task.eval_sources["test"], np.arange(6))
 maps = look.image_attention(task, params, batch)["layer 1"][0]
-asked = [decode(row) for row in batch["tokens"][0]]
-attribution_maps(
-    np.repeat(batch["image"][:1], 6, axis=0), maps, [x.replace(" ", "\n", 1) for x in asked]
-)
+asked = [decode(row).replace(" ", "\n", 1) for row in batch["tokens"][0]]
+attribution_maps(np.repeat(pictures["image"][:1], 6, axis=0), maps, asked)
 
 # %% [markdown]
 # ## Scale or shift
 #
 # FiLM has no places to look at: one vector of the whole picture scales and shifts the channels of
-# every word. How much of each, a few steps into training?
+# every word. How much of each?
 
 # %%
-film_config = load_config(f"{CONFIG}:film,smoke")
+film_config = load_config(f"{CONFIG}:film{SIZE}", ENCODERS)
 train_and_evaluate(film_config, f"{WORKDIR}_film")
 film_task = make_task(film_config)
 _, film_params = restore_params(film_task, film_config, f"{WORKDIR}_film")

@@ -74,12 +74,21 @@ def available_devices() -> list[Any]:
 
 def axis_size(name: str) -> int:
     """Returns along how many devices of the mesh in force an axis goes; 1 where there is none."""
-    return jax.sharding.get_abstract_mesh().shape.get(name, 1)
+    return _axes().get(name, 1)
 
 
 def is_spread() -> bool:
     """Tells whether what is traced now is spread over several devices."""
-    return jax.sharding.get_abstract_mesh().size > 1
+    return math.prod(_axes().values()) > 1
+
+
+def _axes() -> dict[str, int]:
+    """Returns the axes of the mesh in force that XLA spreads arrays over, and their sizes.
+
+    Inside `shard_map` these are what it leaves of them.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    return {name: mesh.shape[name] for name in mesh.axis_names if name not in mesh.manual_axes}
 
 
 def _without_rest(shape: dict[str, int], devices: int) -> dict[str, int]:

@@ -96,7 +96,7 @@ def impulse_responses(
     def response(transition: CoupledTransition, states: States, grid: Grid) -> Array:
         middle = jnp.zeros((grid.height, grid.width)).at[grid.height // 2, grid.width // 2].set(1.0)
         lanes = states[0].shape[1:]
-        impulse = jnp.broadcast_to(grid.spectra(middle, (-2, -1))[None, ..., None], lanes)
+        impulse = jnp.broadcast_to(grid.spectra(middle, "h w")[None, ..., None], lanes)
         silence = jnp.zeros((1, *lanes), states[0].dtype)
         initial = tuple(
             impulse if i == source else jnp.zeros_like(impulse) for i in range(len(states))

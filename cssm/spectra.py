@@ -6,6 +6,7 @@ image is transformed once for all of its steps.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ from common.kernels.spectral import (
     crop_to_reach,
     unwrapped_size,
 )
+from common.kernels.spread import on_each_device, require_even
 from common.nn import Rotary
 
 
@@ -56,23 +58,31 @@ class Grid(NamedTuple):
         """Rows and columns of a half spectrum."""
         return self.rows, self.columns // 2 + 1
 
-    def spectra(
-        self, maps: Float[Array, "*b"], axes: tuple[int, int] = (-3, -2)
-    ) -> Complex[Array, "*b"]:
-        """Returns half spectra of maps, rows and columns along `axes`, in float32."""
-        size = (self.rows, self.columns)
-        return jnp.fft.rfft2(maps.astype(jnp.float32), s=size, axes=axes)
+    def spectra(self, maps: Float[Array, "*b"], layout: str = "b t h w c") -> Complex[Array, "*b"]:
+        """Returns half spectra of maps, in float32.
 
-    def maps(self, spectra: Complex[Array, "*b r f c"]) -> Float[Array, "*b h w c"]:
+        Args:
+            maps: rows along 'h' of the layout, columns along 'w'.
+            layout: names of the axes, see `common.kernels.spread`.
+        """
+        names = layout.split()
+        axes, size = (names.index("h"), names.index("w")), (self.rows, self.columns)
+        transform = partial(jnp.fft.rfft2, s=size, axes=axes)
+        return on_each_device(transform, maps.astype(jnp.float32), layout)
+
+    def maps(
+        self, spectra: Complex[Array, "*b r f c"], layout: str = "t b h f c"
+    ) -> Float[Array, "*b h w c"]:
         """Inverts `spectra` by `common.kernels.real_inverse_fft2`."""
-        on_grid = real_inverse_fft2(spectra, (self.rows, self.columns))
+        invert = partial(real_inverse_fft2, size=(self.rows, self.columns))
+        on_grid = on_each_device(invert, spectra, layout)
         return on_grid[..., : self.height, : self.width, :]
 
     def ones(self) -> Complex[Array, "r f"]:
         """Returns the spectrum of the map that is one everywhere."""
         if (self.rows, self.columns) == (self.height, self.width):
             return jnp.zeros(self.spectrum_size).at[0, 0].set(self.height * self.width)
-        return self.spectra(jnp.ones((self.height, self.width)), (-2, -1))
+        return self.spectra(jnp.ones((self.height, self.width)), "h w")
 
     def kernel_spectrum(
         self, kernel: Float[Array, "n k l"], origin: Origin, rho: float | None = 0.999
@@ -91,12 +101,15 @@ def grid_of(
 
     Raises:
         ValueError: unknown names, or 'upstream' with 'zero'.
+        UserError: rows or channels that the devices along 'frequency' do not divide.
     """
     check_boundary(origin, boundary)
     height, width = x.shape[-3:-1]
     size = (height, width)
     if boundary == "zero":
         size = unwrapped_size(size, (kernel_size, kernel_size))
+    require_even("frequency", size[0], "rows of the spectrum")
+    require_even("frequency", x.shape[-1], "channels")
     return Grid(height, width, *size, boundary)
 
 

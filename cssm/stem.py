@@ -10,6 +10,8 @@ from flax import linen as nn
 from common.array_types import Array, Float
 from common.kernels import correlate_2d, larger
 from common.kernels.arrays import largest_divisor
+from common.kernels.spread import on_each_device
+from common.mesh import is_spread
 from cssm.norms import Norm, batch_norm, layer_norm
 
 CHUNK_BYTES = 2**20
@@ -19,6 +21,11 @@ Forward and backward of frames of 64 and 128 pixels, 32 and 64 channels, took 1.
 long all together as in chunks of this size, and 15 and 11 times the memory (two cores of an Intel
 Xeon at 2.1 GHz, jax 0.10.2).
 """
+
+
+PARTS = ("conv1", "norm1", "conv2", "norm2")
+FRAMES = "b t rows columns channels"
+"""Layout of images and maps: on several devices, batch and time are spread."""
 
 
 def max_pool_2x2(x: Float[Array, "*b h w c"]) -> Float[Array, "*b ceil(h/2) ceil(w/2) c"]:
@@ -62,6 +69,8 @@ class ConvStem(nn.Module):
             x: images.
             training: whether the norms learn from this batch.
         """
+        if is_spread() and not self._needs_all(training):
+            return self._by_devices(x, training)
         frames = x.reshape(-1, *x.shape[-3:])
         count = self._frames_at_once(frames.shape, training)
         if count == len(frames):
@@ -70,10 +79,22 @@ class ConvStem(nn.Module):
             maps = self._in_chunks(frames.reshape(-1, count, *frames.shape[1:]), training)
         return maps.reshape(*x.shape[:2], *maps.shape[-3:])
 
+    def _needs_all(self, training: bool) -> bool:
+        """Tells whether all frames have to go through together."""
+        return self.is_initializing() or (training and self.norm is batch_norm)
+
+    def _by_devices(self, x: Float[Array, "b t H W 3"], training: bool) -> Array:
+        """Returns the maps of each device's own frames."""
+        alone: Any = self.clone(parent=None)
+        variables = {
+            kind: {name: tree[name] for name in PARTS if name in tree}
+            for kind, tree in self.variables.items()
+        }
+        return on_each_device(lambda x, v: alone.apply(v, x, training), x, FRAMES, variables)
+
     def _frames_at_once(self, shape: tuple[int, ...], training: bool) -> int:
         count, height, width, _ = shape
-        learns = training and self.norm is batch_norm
-        if learns or self.is_initializing() or jax.default_backend() != "cpu":
+        if self._needs_all(training) or jax.default_backend() != "cpu":
             return count
         bytes_a_frame = height * width * self.channels * jnp.dtype(self.dtype).itemsize
         return largest_divisor(count, CHUNK_BYTES // bytes_a_frame)

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 from ml_collections import ConfigDict
 
 from common.errors import UserError
+from experiments import distributed
 from experiments.outcomes import STATUSES, is_lack_of_memory, lack_of_memory
 
 Mode = Callable[..., object]
@@ -57,8 +58,9 @@ def run(
     """
     parser = _make_parser(modes, module, description, default_config)
     try:
-        mode, config, workdir, further = _read_arguments(parser, modes, default_config, argv)
-        return _call(modes[mode], config, workdir, further)
+        mode, config, workdir, further, place = _read_arguments(parser, modes, default_config, argv)
+        with distributed.place_of(place):
+            return _call(modes[mode], config, workdir, further)
     except UserError as error:
         print("error:", " ".join(str(error).splitlines()), file=sys.stderr)
         return 2
@@ -132,7 +134,8 @@ def _make_parser(
     parser = _Parser(
         usage=f"{command} [--config=FILE.py[:VARIANT]] [--config.KEY=VALUE ...]\n"
         f"       [--workdir=DIR] [--mode={'|'.join(modes)}]"
-        f"{' [--step=N]' if stepped else ''}{' [--profile]' if profiled else ''}",
+        f"{' [--step=N]' if stepped else ''}{' [--profile]' if profiled else ''}\n"
+        "       [--distributed [--coordinator=HOST:PORT --processes=N --process=I]]",
         description=description,
         epilog="\n".join(epilog),
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -163,6 +166,7 @@ def _make_parser(
             help="trace a few steps, and show their time by component and their memory; for "
             f"--mode={' and '.join(profiled)}",
         )
+    distributed.add_flags(parser)
     return parser
 
 
@@ -172,8 +176,8 @@ def _takes(mode: Mode, argument: str) -> bool:
 
 def _read_arguments(
     parser: _Parser, modes: Mapping[str, Mode], default_config: Path, argv: Sequence[str] | None
-) -> tuple[str, ConfigDict, Path, dict[str, int]]:
-    """Gives the mode, the config, the folder and further arguments of the mode, all checked."""
+) -> tuple[str, ConfigDict, Path, dict[str, int], dict[str, Any] | None]:
+    """Gives mode, config, folder, further arguments of the mode, and the place among processes."""
     arguments = sys.argv[1:] if argv is None else argv
     assignments = [text for text in arguments if text.startswith("--config.")]
     flags, others = parser.parse_known_args([a for a in arguments if a not in assignments])
@@ -189,6 +193,7 @@ def _read_arguments(
             raise UserError(f"--profile: --mode={flags.mode} makes no steps to profile")
         further["profile"] = True
     reads_run = flags.mode != next(iter(modes))
+    place = distributed.read_flags(flags, trains=not reads_run)
     file, variant = _split_variant(str(default_config) if flags.config is None else flags.config)
     workdir = _checked_workdir(flags.workdir, file, variant, reads_run)
     if reads_run and flags.config is None:
@@ -199,7 +204,7 @@ def _read_arguments(
     _override(config, overrides, str(source))
     if not reads_run:
         _make_writable(workdir)
-    return flags.mode, config.lock(), workdir, further
+    return flags.mode, config.lock(), workdir, further, place
 
 
 def _checked_step(given: str | None, mode: str, modes: Mapping[str, Mode]) -> dict[str, int]:
@@ -228,6 +233,7 @@ def _refuse_others(others: Sequence[str], config: ConfigDict) -> None:
         "--mode",
         "--step",
         "--profile",
+        *distributed.FLAGS,
         "--help",
         *(f"--config.{k}" for k in _fields(config)),
     ]

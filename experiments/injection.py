@@ -14,10 +14,12 @@ DEFAULT_CONFIG = Path(__file__).parent / "configs" / "injection.py"
 
 
 def make_task(config: ConfigDict) -> Any:
-    """Builds model and data of a config."""
-    from experiments.tasks import injection  # brings in JAX, which the command line does without
+    """Builds model and data of a config, and trains the encoder unless that is done."""
+    from experiments.tasks import injection, scene_encoder  # bring in JAX, which flags do without
 
-    return injection.make_task(config)
+    task = injection.make_task(config)  # a mistake is told before the encoder is trained
+    scene_encoder.train_encoder(config)
+    return task
 
 
 def write_report(config: ConfigDict, workdir: Path, task: Any, params: Any) -> Path:

@@ -30,10 +30,10 @@ def _members(flags: argparse.Namespace) -> list[Member]:
     return members(read_seeds(flags.seeds), shorter(flags.steps))
 
 
-def _write_page(chosen: Sequence[Member], out: Path) -> Path:
+def _write_page(chosen: Sequence[Member], out: Path, kept: Path | None) -> Path:
     from experiments.reports.injection_comparison import write_page  # brings in JAX
 
-    return write_page(chosen, out)
+    return write_page(chosen, out, kept)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Vision and language together: an encoder of pictures, a decoder, a mechanism between them."""
+"""Vision and language together: features of pictures, a decoder, a mechanism between them."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -8,52 +8,17 @@ import numpy as np
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from common.array_types import Array, Bool, Float, Int, PRNGKey, UInt8
-from common.data.sort_of_clevr import COLOURS, IMAGE, SHAPES, WORDS
+from common.array_types import Array, Bool, Float, Int
+from common.data.sort_of_clevr import IMAGE, WORDS
 from common.errors import UserError
 from common.injection import (
-    GatedMLP,
     Injector,
     MllamaSizes,
-    MultiHeadAttention,
     by_member,
     layer_names,
     mllama_decoder,
 )
-from experiments.injection_mechanisms import MECHANISMS, Mechanism, Setting, sharp_attention
-
-CONVOLUTIONS = ((5, 2), (3, 2), (3, 2))
-"""Sides of the kernels of the encoder's convolutions, and their strides."""
-
-
-LONGEST = 4.0
-"""Amplitude of the longest waves of the code of places."""
-THINGS = 1 + len(COLOURS) * len(SHAPES)
-"""What may stand at a place: nothing, or an object of some colour and shape."""
-
-
-class Seen(NamedTuple):
-    """What an encoder makes of pictures.
-
-    Attributes:
-        features: of every place of its map, row by row.
-        names: logits of what stands there.
-    """
-
-    features: Float[Array, "b s c"]
-    names: Float[Array, "b s things"]
-
-
-class Answers(NamedTuple):
-    """What a model makes of pictures and questions.
-
-    Attributes:
-        logits: each member's, of the token after each question.
-        names: logits of what stands at every place.
-    """
-
-    logits: Float[Array, "m b q v"]
-    names: Float[Array, "b s things"]
+from experiments.injection_mechanisms import MECHANISMS, Mechanism, Setting
 
 
 class Text(NamedTuple):
@@ -88,134 +53,49 @@ def pack(questions: Int[Array, "b q l"], image_tokens: int) -> Text:
     )
 
 
-class SceneEncoder(nn.Module):
-    """A small convolutional net, a code for each place of its map, and places that see each other.
-
-    Each channel is normalised over the places of its picture. A norm over the channels of a place
-    instead takes the size of what is there, by which circles are told from squares.
-
-    Attributes:
-        channels: of the three convolutions.
-        width: of the features.
-        block: lets places see each other, and ties what is there to where it is.
-    """
-
-    channels: tuple[int, int, int]
-    width: int
-    block: nn.Module
-
-    @nn.compact
-    def __call__(self, images: UInt8[Array, "b h w 3"]) -> Seen:
-        """Returns the features of every place, row by row, and what they say stands there."""
-        x = 1.0 - images.astype(jnp.float32) / 255.0  # white is nothing
-        for number, (channels, (side, stride)) in enumerate(
-            zip(self.channels, CONVOLUTIONS, strict=True)
-        ):
-            conv = nn.Conv(
-                channels,
-                (side, side),
-                (stride, stride),
-                kernel_init=nn.initializers.he_normal(),
-                name=f"conv_{number}",
-            )
-            norm = nn.GroupNorm(None, 1, name=f"norm_{number}")
-            x = nn.relu(norm(conv(x)))
-        x = nn.Dense(self.width, name="out")(x)
-        names = nn.Dense(THINGS, name="names")(nn.relu(x))
-        x = x + self.param("positions", _cosines, x.shape[1:])[None]
-        x = self.block(x.reshape(x.shape[0], -1, self.width))
-        return Seen(x, names.reshape(x.shape[0], -1, THINGS))
-
-
-class PlacesBlock(nn.Module):
-    """x += attention(norm(x), norm(x)), then x += mlp(norm(x)), over the places of a map.
-
-    Attributes:
-        attention: of the places to each other.
-        mlp: feed-forward net.
-    """
-
-    attention: MultiHeadAttention
-    mlp: GatedMLP
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b s c"]) -> Float[Array, "b s c"]:
-        """Returns the places with what they saw."""
-        normed = nn.LayerNorm(name="attention_norm")(x)
-        x = x + self.attention(normed, normed)
-        return x + self.mlp(nn.LayerNorm(name="mlp_norm")(x))
-
-
-def _cosines(key: PRNGKey, shape: tuple[int, int, int]) -> Float[Array, "h w c"]:
-    """An initialiser: products of cosines over rows and columns, the longer the wave the larger.
-
-    Long waves are what distances are made of: the first five give squared ones but for a factor.
-    """
-    del key
-    height, width, channels = shape
-    waves = sorted(np.ndindex(channels, channels), key=lambda pair: (sum(pair), pair))[1:]
-    rows, columns = np.array(waves[:channels]).T
-    y, x = ((np.arange(size) + 0.5) * np.pi / size for size in (height, width))
-    products = np.cos(y[:, None, None] * rows) * np.cos(x[:, None] * columns)
-    return jnp.asarray(LONGEST / (rows + columns) * products, jnp.float32)
-
-
-def map_side(image_size: int) -> int:
-    """Returns the number of rows, and of columns, of a `SceneEncoder`'s map."""
-    for _, stride in CONVOLUTIONS:
-        image_size = -(-image_size // stride)
-    return image_size
-
-
 class VisionLanguageModel(nn.Module):
     """Answers questions about pictures with the next token.
 
     Attributes:
-        encoder: gives the features of a picture.
-        connector: makes of them what the mechanisms see.
+        connector: makes of a picture's features what the mechanisms see.
         injector: the decoder with the mechanisms before its layers.
         context: gives what the mechanisms are called with, from what they see and the text.
         image_tokens: number of tokens of the text that stand for the picture.
         members: copies of the text that the mechanisms tell apart.
-        side: rows, and columns, of the encoder's map.
+        side: rows, and columns, of the map that the features are of.
+        width: channels of the features.
     """
 
-    encoder: nn.Module
     connector: nn.Module
     injector: Injector
     context: Callable[[Array, Text], tuple[Any, ...]]
     image_tokens: int = 0
     members: int = 1
     side: int = 1
+    width: int = 1
 
-    def __call__(self, images: UInt8[Array, "b h w 3"], questions: Int[Array, "b q l"]) -> Answers:
-        """Returns the answers and what the encoder names."""
-        seen = self.encoder(images)
-        vision = self.connector(seen.features)
+    def __call__(
+        self, features: Float[Array, "b s c"], questions: Int[Array, "b q l"]
+    ) -> Float[Array, "m b q v"]:
+        """Returns each member's logits of the token after each question."""
+        vision = self.connector(features)
         text = pack(questions, self.image_tokens)
         tokens, places, mask = (jnp.tile(x, (self.members, *(1,) * (x.ndim - 1))) for x in text)
-        out = self.injector(
-            tokens,
-            vision,
-            None,
-            mask,
-            places,
-            context=self.context(vision, text),
-        )
+        context = self.context(vision, text)
+        out = self.injector(tokens, vision, None, mask, places, context=context)
         logits = out.logits[:, self.image_tokens :]
         last = logits.reshape(-1, *questions.shape[1:], logits.shape[-1])[:, :, -1]
-        return Answers(by_member(last, self.members), seen.names)
+        return by_member(last, self.members)
 
 
-def make_injection_model(config: ConfigDict, image_size: int) -> VisionLanguageModel:
+def make_injection_model(config: ConfigDict, side: int) -> VisionLanguageModel:
     """Builds the model of a config.
 
     Args:
         config: has mechanism (one of `MECHANISMS`), layers (numbers of those it stands before),
-            channels (of the encoder's convolutions), encoder_heads and encoder_hidden (of what
-            lets its places see each other), width, depth, heads and hidden (of the decoder), inner
-            (width of what is hidden in the mechanism), tokens (that a resampler makes), members.
-        image_size: height and width of the pictures, pixels.
+            width, depth, heads and hidden (of the decoder), inner (width of what is hidden in the
+            mechanism), tokens (that a resampler makes), members.
+        side: rows, and columns, of the map that the features are of.
 
     Raises:
         UserError: a value that cannot be used.
@@ -224,24 +104,18 @@ def make_injection_model(config: ConfigDict, image_size: int) -> VisionLanguageM
         raise UserError(
             f"model.mechanism is {config.mechanism!r}; choose one of {', '.join(MECHANISMS)}"
         )
-    layers, channels = tuple(config.layers), tuple(config.channels)
+    layers = tuple(config.layers)
     if not layers or not all(0 <= n < config.depth for n in layers):
         raise UserError(f"model.layers is {layers}; expected some of 0 to {config.depth - 1}")
-    if len(channels) != len(CONVOLUTIONS):
-        raise UserError(f"model.channels is {channels}; expected {len(CONVOLUTIONS)} numbers")
-    side = map_side(image_size)
     fields = ("width", "heads", "inner", "tokens", "members")
     setting = Setting(layers, side, **{name: config[name] for name in fields})
     try:
-        made = MECHANISMS[config.mechanism](setting)
-        return _assemble(config, channels, made, setting)
+        return _assemble(config, MECHANISMS[config.mechanism](setting), setting)
     except ValueError as error:
         raise UserError(f"config.model: {error}") from error
 
 
-def _assemble(
-    config: ConfigDict, channels: tuple[int, ...], made: Mechanism, at: Setting
-) -> VisionLanguageModel:
+def _assemble(config: ConfigDict, made: Mechanism, at: Setting) -> VisionLanguageModel:
     sizes = MllamaSizes(
         vocabulary=len(WORDS),
         width=config.width,
@@ -253,18 +127,11 @@ def _assemble(
     )
     places = layer_names(at.layers[: len(made.before)])
     return VisionLanguageModel(
-        SceneEncoder(
-            (channels[0], channels[1], channels[2]),
-            config.width,
-            PlacesBlock(
-                sharp_attention(config.encoder_heads, config.width // config.encoder_heads),
-                GatedMLP(config.encoder_hidden),
-            ),
-        ),
         made.connector,
         Injector(mllama_decoder(sizes), made.before, places),
         made.context,
         made.image_tokens,
         made.members,
         at.side,
+        at.width,
     )

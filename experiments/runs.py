@@ -31,14 +31,19 @@ class Runs(NamedTuple):
         Returns:
             The content of `workdir/result.json`: scores by split, steps, parameters, timing.
         """
+        from common.processes import first_alone, has_others, is_first
         from common.train import Startup, fit, require_free
 
-        require_free(Path(workdir))  # before data is generated
+        if is_first():
+            require_free(Path(workdir))  # before data is generated
         startup = Startup()
-        with startup.data():
+        with startup.data(), first_alone("data"):
             task = self.make_task(config)
         result = fit(task, config, workdir, profile=profile, startup=startup)
-        self._report(config, workdir, task)
+        if not has_others():
+            self._report(config, workdir, task)
+        elif is_first():
+            print(f"the report: --mode=report --workdir={workdir}, in a process of its own")
         return result
 
     def evaluate(self, config: ConfigDict, workdir: str | Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
 from common.array_types import PyTree
 
@@ -24,12 +25,17 @@ def leaf_digest(array: Any) -> str:
 
     Args:
         array: A NumPy or JAX array of any shape, a number, or an array of PRNG keys, which counts
-            as the integers beneath it and the name of its generator.
+            as the integers beneath it and the name of its generator. If parts of it lie in other
+            processes, all of them have to ask.
 
     Raises:
         TypeError: The array holds anything but numbers.
     """
     name = None
+    if isinstance(array, jax.Array) and not (
+        array.is_fully_addressable or array.is_fully_replicated
+    ):
+        array = multihost_utils.process_allgather(array, tiled=True)
     if isinstance(array, jax.Array) and jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
         name, array = str(array.dtype), jax.random.key_data(array)
     numbers = np.asarray(array)

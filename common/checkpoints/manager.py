@@ -15,6 +15,7 @@ from common.checkpoints.orbax_folders import first_line
 from common.checkpoints.reader import CheckpointReader, print_warning
 from common.checkpoints.record import make_record
 from common.errors import UserError
+from common.processes import is_first
 
 DAMAGED = "damaged"
 """Name of the folder, beside the checkpoints, where damaged ones are put."""
@@ -182,7 +183,7 @@ class CheckpointManager(CheckpointReader):
         """
         step = self._forget_pending()
         assert self._checkpointer is not None
-        for left in self._directory.glob(f"{step}.*tmp*"):
+        for left in self._directory.glob(f"{step}.*tmp*") if is_first() else ():
             shutil.rmtree(left, ignore_errors=True)
         self._checkpointer.reload()
         raise SaveError(step, error) from error
@@ -191,6 +192,8 @@ class CheckpointManager(CheckpointReader):
         """Moves a damaged checkpoint away, so that neither Orbax nor a later run meets it."""
         self._records.pop(step, None)
         self.damaged[step] = reason
+        if not is_first():
+            return
         source = self._directory / str(step)
         target = _free_name(self._directory / DAMAGED / str(step))
         try:

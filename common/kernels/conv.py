@@ -5,6 +5,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from common.array_types import Array, Float
+from common.kernels.arrays import equally_varying
+from common.mesh import is_spread
 
 
 def correlate_2d(
@@ -29,7 +31,8 @@ def correlate_2d(
         raise ValueError(f"kernel {kernel.shape} has no centre; expected odd numbers of taps")
     if kernel.shape[2] != x.shape[-1]:
         raise ValueError(f"kernel {kernel.shape} does not fit x {x.shape}")
-    return _with_own_gradient(x, kernel) if jax.default_backend() == "cpu" else _conv(x, kernel)
+    one_by_one = jax.default_backend() == "cpu" and not is_spread()
+    return _with_own_gradient(x, kernel) if one_by_one else _conv(x, kernel)
 
 
 def _conv(x: Array, kernel: Array) -> Array:
@@ -72,6 +75,7 @@ def _kernel_gradient(x: Array, cotangent: Array, kernel: Array) -> Array:
 
     accumulated = jnp.promote_types(kernel.dtype, jnp.float32)
     start = jnp.zeros((rows, columns * channels[0], channels[1]), accumulated)
+    start, _, _ = equally_varying((start, x, cotangent))
     total, _ = lax.scan(add, start, (x, cotangent))
     return total.reshape(kernel.shape).astype(kernel.dtype)
 

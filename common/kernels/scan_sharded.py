@@ -69,6 +69,27 @@ def sharded_linear_scan(
     return scan(problem.shared, problem.sliced, problem.initial)
 
 
+def scan_own_block(
+    transition: Inexact[Array, "*b t n n"] | CoupledTransition,
+    inputs: Inexact[Array, "*b t n"] | tuple[Array | GatedInput, ...],
+    initial: Inexact[Array, "*b n"] | States | None = None,
+    *,
+    axis: str,
+    output: Output = "all",
+) -> Array | States:
+    """Solves what `sharded_linear_scan` does, inside of `jax.shard_map`.
+
+    Args:
+        transition: M_t of this device's steps.
+        inputs: b_t of these steps.
+        initial: the state before the first step of all.
+        axis: the mesh axis that carries time.
+        output: the states of these steps, or the last one of all.
+    """
+    problem = make_recurrence(transition, inputs, initial, False, output == "last")
+    return _scan_block(problem.walk, axis, problem.shared, problem.sliced, problem.initial)
+
+
 def _scan_block(walk, name, shared, sliced, initial):
     out = _scan(walk, name, *equally_varying((shared, sliced, initial)))
     if not walk.last_only:

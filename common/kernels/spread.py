@@ -2,49 +2,62 @@
 
 XLA places what it is not told about; it is told where its own choice would bring the whole of an
 array to every device. Without a mesh, nothing happens here.
+
+A layout names the axes of an array, as 't b h f c' does. 'b' goes over the mesh axes of the batch,
+'t' over 'time', and over 'frequency' go the rows 'h' of a spectrum, or the channels 'c' where it is
+made. Axes that the devices do not divide are not spread.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 from jax.sharding import PartitionSpec as P
 
-from common.array_types import Array
+from common.array_types import Array, PyTree
 from common.errors import UserError
+from common.kernels.arrays import equally_varying
 from common.mesh import BATCH, axis_size, is_spread
 
+Axes = Mapping[str, tuple[str, ...]]
 
-def spread(x: Array, layout: str, frequency: str = "h") -> Array:
-    """Asks for an array to lie spread over the mesh.
+BY_ROWS: Axes = {"b": BATCH, "t": ("time",), "h": ("frequency",)}
+BY_CHANNELS: Axes = {"b": BATCH, "t": ("time",), "c": ("frequency",)}
+
+
+def spread(x: Array, layout: str) -> Array:
+    """Asks for an array to lie spread over the mesh, rows over 'frequency'.
 
     Args:
         x: any array.
-        layout: a name for each axis, as in 't b h f c'. 'b' goes over the axes of the batch, 't'
-            over 'time', any other name over none.
-        frequency: the name that goes over the mesh axis 'frequency'.
-
-    Axes that the devices do not divide are not spread.
+        layout: the names of its axes.
     """
     if not is_spread():
         return x
-    return jax.lax.with_sharding_constraint(x, _places(x, layout, frequency))
+    return jax.lax.with_sharding_constraint(x, places(x, layout.split(), BY_ROWS))
 
 
-def on_each_device(function: Callable[[Array], Array], x: Array, layout: str) -> Array:
+def on_each_device(function: Callable[..., Array], x: Array, layout: str, *shared: PyTree) -> Array:
     """Applies a function to what each device has of an array, channels over 'frequency'.
 
-    XLA brings the whole array to every device for an FFT, along whichever axes that is.
+    For what XLA would do on the whole of the array on every device, as it does with an FFT.
 
     Args:
-        function: takes an array of the layout to one of the same; acts on each entry of the axes
-            'b', 't' and 'c' by itself.
+        function: takes an array of the layout, and what is shared, to one of the same layout; acts
+            on each entry of the axes 'b', 't' and 'c' by itself.
         x: the array.
-        layout: see `spread`.
+        layout: the names of its axes.
+        *shared: arrays that every device has the whole of.
     """
     if not is_spread():
-        return function(x)
-    places = _places(x, layout, "c")
-    return jax.shard_map(function, in_specs=places, out_specs=places)(x)
+        return function(x, *shared)
+    here = places(x, layout.split(), BY_CHANNELS)
+
+    def alone(*arguments: PyTree) -> Array:
+        return function(*equally_varying(arguments))
+
+    specs = (here, *(P() for _ in shared))
+    return jax.shard_map(alone, in_specs=specs, out_specs=here)(x, *shared)
 
 
 def require_even(axis: str, size: int, what: str) -> None:
@@ -59,13 +72,17 @@ def require_even(axis: str, size: int, what: str) -> None:
         )
 
 
-def _places(x: Array, layout: str, frequency: str) -> P:
-    names = {"b": BATCH, "t": ("time",), frequency: ("frequency",)}
-    places = []
-    for size, name in zip(x.shape, layout.split(), strict=True):
-        axes = names.get(name, ())
-        devices = 1
-        for axis in axes:
-            devices *= axis_size(axis)
-        places.append(axes if axes and size % devices == 0 else None)
-    return P(*places)
+def places(x: Array | jax.ShapeDtypeStruct, names: Sequence[str], axes: Axes) -> P:
+    """Returns the mesh axes that each axis of an array goes over.
+
+    Args:
+        x: the array.
+        names: of its axes.
+        axes: the mesh axes of a name; none of those that are left out.
+    """
+
+    def of_axis(size: int, name: str) -> tuple[str, ...] | None:
+        over = tuple(axis for axis in axes.get(name, ()) if axis_size(axis) > 1)
+        return over if over and size % math.prod(map(axis_size, over)) == 0 else None
+
+    return P(*map(of_axis, x.shape, names))

@@ -26,6 +26,7 @@ def describe_environment() -> dict[str, Any]:
         "device_platform": device.platform,
         "device_kind": device.device_kind,
         "device_count": jax.device_count(),
+        "process_count": jax.process_count(),
         "git_commit": git_commit(),
     }
 

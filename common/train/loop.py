@@ -15,22 +15,24 @@ from common.checkpoints import CheckpointManager, SaveError
 from common.data.pipeline import Source, batch_indices, training_batches
 from common.errors import UserError
 from common.mesh import BY_EXAMPLES, make_mesh
+from common.processes import first_alone, has_others, is_first, require_same
 from common.train.averaging import scored_params
 from common.train.clock import StepClock
 from common.train.evaluation import EvaluationStopped, Scores, evaluate
+from common.train.freed_memory import keep_freed_memory
 from common.train.lock import RunLock
 from common.train.metrics import format_scores, make_batch_sums
 from common.train.parts import RunParts, check_notes, sample_batch
-from common.train.preemption import Preempted, StopRequest
+from common.train.preemption import Preempted, SharedStopRequest, StopRequest
 from common.train.profiling import ProfiledStep
-from common.train.progress import Progress, ProgressLine
+from common.train.progress import NoProgress, Progress, ProgressLine
 from common.train.sharding import check_axes
 from common.train.skipping import SkipWatch, nonfinite_names
 from common.train.startup import Startup
 from common.train.state import TrainState, parameter_count
 from common.train.task import Params, Task
 from common.train.workdir import Workdir, to_fields
-from common.train.writers import MetricsWriter
+from common.train.writers import MetricsWriter, Unwritten
 
 INTERVALS = ("log_every", "eval_every", "checkpoint_every")
 SHOWN_EXAMPLES = 8
@@ -80,7 +82,9 @@ def fit(
     check_config(task, config)
     mesh = make_mesh(config.get("mesh", BY_EXAMPLES))
     check_axes(mesh, getattr(task, "spreads", ()))
-    progress = ProgressLine() if progress is None else progress
+    keep_freed_memory()
+    if progress is None:
+        progress = ProgressLine() if is_first() else NoProgress()
     with contextlib.ExitStack() as stack:
         stack.callback(progress.close)
         if (result := folder.result()) is not None:
@@ -89,10 +93,12 @@ def fit(
                 raise UserError(f"{folder.path} holds a finished run, with no step to profile")
             progress.message(f"{folder.path} holds a finished run")
             return result
-        lock = stack.enter_context(RunLock(folder.path))
-        if not lock.held:
-            progress.message(f"{folder.path} cannot be locked; see that no other process uses it")
-        folder.claim(config)
+        with first_alone("folder"):
+            if is_first() and not stack.enter_context(RunLock(folder.path)).held:
+                progress.message(
+                    f"{folder.path} cannot be locked; see that no other process uses it"
+                )
+            folder.claim(config)
         return _Run(task, config, folder, progress, mesh, stack, profile, startup).to_the_end()
 
 
@@ -136,7 +142,7 @@ class _Run:
     ):
         self.task, self.config, self.folder, self.progress = task, config, folder, progress
         self.startup = Startup() if startup is None else startup
-        self.stop = stack.enter_context(StopRequest())
+        self.stop = stack.enter_context(SharedStopRequest() if has_others() else StopRequest())
         self.every = {key: config.train[key] for key in INTERVALS}
         self.steps = self.last = config.train.steps
         self.patience = config.train.get("patience", 0)
@@ -158,7 +164,10 @@ class _Run:
             CheckpointManager(folder.checkpoints, *keep, task.metric, tell=progress.message)
         )
         self.start, self.first_state = self.restore()
-        self.writer = MetricsWriter(folder, self.start)
+        require_same(self.start, f"newest checkpoint in {folder.checkpoints}")
+        self.writer = (
+            MetricsWriter(folder, self.start) if is_first() else Unwritten(folder, self.start)
+        )
         stack.callback(self.writer.close)
         self.skip_watch = SkipWatch()
         self.clock = StepClock(self.writer.elapsed_seconds(), config.train.batch_size)
@@ -175,7 +184,8 @@ class _Run:
     def to_the_end(self) -> dict[str, Any]:
         """Does what is left of the run."""
         state = self.first_state
-        self.folder.record_environment(self.start, self.manager.damaged)
+        if is_first():
+            self.folder.record_environment(self.start, self.manager.damaged)
         if self.start and (lost := self.lost_records()):
             self.progress.message(f"{self.folder.metrics} has lost {lost} records")
         if self.due(self.start, "eval_every") and not self.manager.metrics(self.start):
@@ -373,8 +383,9 @@ class _Run:
 
     def leave_if_asked(self, step: int, state: TrainState) -> None:
         """Ends the session with the state saved, if a signal asked for it."""
-        if self.stop.signum is None:
+        if not self.stop.requested():
             return
+        assert self.stop.signum is not None
         self.attempt(self.manager.wait)
         if self.manager.latest_step() != step:
             self.save(step, state)
@@ -411,7 +422,8 @@ class _Run:
             **scores,
             "timing": self.clock.total() | self.startup.timing(),
         }
-        self.folder.write_result(result)
+        if is_first():
+            self.folder.write_result(result)
         return result
 
     def score_at_end(self, name: str, source: Source, params: Params) -> Scores:

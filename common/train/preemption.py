@@ -1,9 +1,12 @@
 """Stopping a run from outside without losing a step."""
 
+import os
 import signal
 import threading
 from types import FrameType, TracebackType
 from typing import Self
+
+from jax.experimental import multihost_utils
 
 
 class Preempted(Exception):
@@ -61,3 +64,34 @@ class StopRequest:
         if self._interrupts > 1:
             raise KeyboardInterrupt
         self.signum = self.signum or signum
+
+
+class SharedStopRequest(StopRequest):
+    """The same in several processes: a signal to one of them stops all, after the same step.
+
+    JAX's own handler notes SIGTERM, and its coordinator agrees on the moment; so all processes must
+    ask equally often. Ctrl-C counts as SIGTERM, except for the exit status.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self._asked = 0
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._previous[signal.SIGINT] = signal.signal(signal.SIGINT, self._pass_on)
+        return self
+
+    def requested(self) -> bool:
+        """Tells whether the run should save and stop, in all processes alike."""
+        if self.signum is None:
+            self._asked += 1
+            if multihost_utils.reached_preemption_sync_point(self._asked):
+                self.signum = signal.SIGINT if self._interrupts else signal.SIGTERM
+        return self.signum is not None
+
+    def _pass_on(self, signum: int, frame: FrameType | None) -> None:
+        self._interrupts += 1
+        if self._interrupts > 1:
+            raise KeyboardInterrupt
+        os.kill(os.getpid(), signal.SIGTERM)

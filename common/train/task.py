@@ -23,7 +23,8 @@ class Task(Protocol):
         loss_at(params, batch, rng, step) -> as `loss`, which it replaces in training: an objective
             that changes with the number of finished steps;
         derive(source, scores) -> scores, to which it adds what follows from the means over all
-            examples of a source, such as a perplexity.
+            examples of a source, such as a perplexity;
+        spreads: the mesh axes, of 'time' and 'frequency', that the model can be spread over.
     """
 
     @property

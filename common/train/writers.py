@@ -21,7 +21,41 @@ from common.train.workdir import Workdir, replace_file, writing
 Record = dict[str, Any]
 
 
-class MetricsWriter:
+class Unwritten:
+    """The records of a run in a process that does not write them.
+
+    Attributes:
+        records: those of earlier sessions, and what this one would write.
+    """
+
+    def __init__(self, workdir: Workdir, step: int):
+        self.records = [r for r in read_records(workdir.metrics) if _is_before(r, step)]
+
+    def write(self, record: Record) -> None:
+        """Keeps one record.
+
+        Raises:
+            ValueError: A value is not finite.
+        """
+        _to_line(record)
+        self.records.append(record)
+
+    def find(self, step: int, split: str) -> Record | None:
+        """Returns the record of `split` at `step`, or None."""
+        for record in reversed(self.records):
+            if record["step"] == step and record["split"] == split:
+                return record
+        return None
+
+    def elapsed_seconds(self) -> float:
+        """Returns the time that earlier sessions took, up to the last record."""
+        return self.records[-1]["timing"]["elapsed_seconds"] if self.records else 0.0
+
+    def close(self) -> None:
+        """Does nothing."""
+
+
+class MetricsWriter(Unwritten):
     """Appends records to metrics.jsonl and shows them in TensorBoard.
 
     On opening, the file is cut back to what a run resumed after `step` has already done, so that
@@ -30,9 +64,8 @@ class MetricsWriter:
     """
 
     def __init__(self, workdir: Workdir, step: int):
-        records = [record for record in read_records(workdir.metrics) if _is_before(record, step)]
-        self.records = records
-        replace_file(workdir.metrics, "".join(map(_to_line, records)))
+        super().__init__(workdir, step)
+        replace_file(workdir.metrics, "".join(map(_to_line, self.records)))
         self._path, self._folder = workdir.metrics, workdir.tensorboard
         with writing(self._path):
             self._file = self._path.open("a", encoding="utf-8")
@@ -42,7 +75,7 @@ class MetricsWriter:
                 old.unlink()
             # Written in this thread: a thread of its own would hang once the disk is full.
             self._events = EventsWriter(str(self._folder / "events"))
-            for record in records:
+            for record in self.records:
                 self._add_events(record)
             self._events.flush()
 
@@ -61,17 +94,6 @@ class MetricsWriter:
         with writing(self._folder):
             self._add_events(record)
             self._events.flush()
-
-    def find(self, step: int, split: str) -> Record | None:
-        """Returns the record of `split` at `step`, or None."""
-        for record in reversed(self.records):
-            if record["step"] == step and record["split"] == split:
-                return record
-        return None
-
-    def elapsed_seconds(self) -> float:
-        """Returns the time that earlier sessions took, up to the last record."""
-        return self.records[-1]["timing"]["elapsed_seconds"] if self.records else 0.0
 
     def close(self) -> None:
         """Closes all files; what could not be written has been told of before."""

@@ -7,7 +7,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from common.array_types import Array, Complex, Float, PyTree, Time
-from common.kernels import causal_conv, causal_conv_state, linear_scan
+from common.kernels import causal_conv, causal_conv_state
+from common.kernels.scan_spread import spread_linear_scan
+from common.kernels.spread import spread
 from common.nn import time_code
 from cssm.blocks.base import StateSpaceBlock
 from cssm.gates import decay
@@ -72,10 +74,11 @@ class GatedDeltaBlock(StateSpaceBlock):
         query, key, value = self._queries_keys_values(mixed, recent, grid)
         alpha, beta = self._gates(x, start)
         last_only = last_only and not self.is_mutable_collection("intermediates")
-        states: Any = linear_scan(
+        states: Any = spread_linear_scan(
             memory_transition(alpha, beta, self._spectrum(grid), key),
             memory_writes(beta, value, key),
             memory,
+            lanes="b h f n d",
             output="last" if last_only else "all",
         )
         if last_only:
@@ -92,7 +95,8 @@ class GatedDeltaBlock(StateSpaceBlock):
         initial = nn.initializers.lecun_normal()
         taps = self.param("temporal_kernel", initial, shape, self.param_dtype)
         convolved = causal_conv(x, taps.astype(jnp.float32), state=recent)
-        spectra = grid.spectra(jax.nn.silu(convolved), (-4, -3))  # b h f t c
+        spectra = grid.spectra(jax.nn.silu(convolved), "b h w t c")  # b h f t c
+        spectra = spread(spectra, "b h f t c")
         spectra = spectra.reshape(*spectra.shape[:-1], 3, -1, self.key_size)
         query, key, value = jnp.moveaxis(spectra, (-3, -4), (0, -2))
         query, key = (_normalised(s, (1, 2)) for s in (query, key))
@@ -120,7 +124,7 @@ class GatedDeltaBlock(StateSpaceBlock):
         """Returns norm, gate and projection of what was retrieved, (b, t, h, w, c)."""
         spectra = jnp.moveaxis(spectra, -2, 1)
         spectra = spectra.reshape(*spectra.shape[:-2], self.channels)
-        out = grid.maps(spectra)
+        out = grid.maps(spectra, "b t h f c")
         self.sow("intermediates", "states", jnp.swapaxes(out, 0, 1)[..., None])
         norm = nn.RMSNorm(
             epsilon=EPSILON, dtype=self.dtype, param_dtype=self.param_dtype, name="norm"

@@ -7,7 +7,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from common.array_types import Array, Float, PyTree, Time
-from common.kernels import CoupledTransition, GatedInput, linear_scan
+from common.kernels import CoupledTransition, GatedInput
+from common.kernels.scan_spread import spread_linear_scan
+from common.kernels.spread import spread
 from common.nn import time_code
 from cssm.blocks.base import StateSpaceBlock
 from cssm.gates import GridGate
@@ -39,7 +41,7 @@ class NoFFTBlock(StateSpaceBlock):
         last_only: bool = False,
     ) -> tuple[Float[Array, "b T h w c"], PyTree]:
         """Returns the output, and the state after the last step, one of (b, h, w, c)."""
-        x = jnp.moveaxis(self.rotary(x, steps, start), 1, 0)
+        x = spread(jnp.moveaxis(self.rotary(x, steps, start), 1, 0), "t b h w c")
         memory, output = jnp.split(self.dense(2 * self.channels, "input_proj")(x), 2, -1)
         gates = self._gates(x, start)
         last_only = last_only and not self.is_mutable_collection("intermediates")
@@ -47,7 +49,7 @@ class NoFFTBlock(StateSpaceBlock):
         logit = self.param("decay_logit", initial, (self.channels,), self.param_dtype)
         rate = jax.nn.log_sigmoid(logit.astype(jnp.float32))[None, None, None, None]
         drive = jax.nn.silu(memory.astype(jnp.float32))
-        states: Any = linear_scan(
+        states: Any = spread_linear_scan(
             CoupledTransition(((jnp.exp(gates["delta"] * rate),),), ((None,),), (None,)),
             (GatedInput(gates["delta"] * gates["B"], drive),),
             state,

@@ -7,7 +7,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from common.array_types import Array, Complex, Float, PyTree, Time
-from common.kernels import CoupledTransition, GatedInput, linear_scan
+from common.kernels import CoupledTransition, GatedInput
+from common.kernels.scan_spread import spread_linear_scan
+from common.kernels.spread import spread
 from common.nn import time_code
 from cssm.blocks.base import StateSpaceBlock
 from cssm.gates import Bound, GridGate
@@ -21,6 +23,8 @@ from cssm.spectra import (
 )
 
 Gates = dict[str, Float[Array, "T b h f 1"]]
+SPECTRA = "t b h f c"
+"""Layout of spectra and gates: rows go over the mesh axis 'frequency'."""
 
 
 class SpectralBlock(StateSpaceBlock):
@@ -71,12 +75,13 @@ class SpectralBlock(StateSpaceBlock):
     ) -> tuple[Float[Array, "b T h w c"], PyTree]:
         """Returns the output, and the states after the last step, each (b, h, f, c)."""
         grid = grid_of(x, self.kernel_size, self.origin, self.boundary)
-        frames = frame_spectra(x, grid, self.rotary, steps, start)
+        frames = spread(frame_spectra(x, grid, self.rotary, steps, start), SPECTRA)
         gates = self.gates(self.context(x, frame_means(frames, grid, steps), start), grid)
+        gates = {name: spread(gate, SPECTRA) for name, gate in gates.items()}
         if self.gate_bounds:
             self.sow("intermediates", "gates", gates)
         last_only = last_only and not self.is_mutable_collection("intermediates")
-        states: Any = linear_scan(
+        states: Any = spread_linear_scan(
             self.transition(gates, *(self._spectrum(name, grid) for name in self.kernel_names)),
             self.inputs(gates, frames, grid),
             state,

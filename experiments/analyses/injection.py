@@ -8,13 +8,16 @@ from typing import Any, NamedTuple, cast
 import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
+from ml_collections import ConfigDict
 
 from common.analysis import count_flops
 from common.array_types import Array, Float, Int, PyTree
-from common.data.pipeline import Batch, gather
+from common.data.pipeline import Batch
 from common.data.sort_of_clevr import TYPES, measure_floors
+from common.data.sort_of_clevr.questions import QUESTION_LENGTH
 from experiments.injection_models import VisionLanguageModel
 from experiments.tasks.injection import GROUPS, InjectionTask
+from experiments.tasks.scene_encoder import encoder_run, make_task
 
 SOWN = "intermediates"
 """What Flax calls that which modules sow."""
@@ -124,7 +127,7 @@ def gate_histories(records: Sequence[Mapping[str, Any]]) -> dict[str, tuple[list
 
 def floors(task: InjectionTask, split: str = "test") -> dict[str, dict[str, float]]:
     """Returns the floors of a split, by name and type or group of questions."""
-    found = measure_floors(task.eval_sources[split])._asdict()
+    found = measure_floors(task.eval_sources[split].pictures)._asdict()
     groups = {"accuracy": TYPES, **GROUPS}
     for values in found.values():
         values |= {
@@ -141,14 +144,27 @@ def intermediates(task: InjectionTask, params: PyTree, batch: Batch) -> dict[str
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _sown(model: VisionLanguageModel, params: PyTree, images: Array, questions: Array) -> PyTree:
+def _sown(model: VisionLanguageModel, params: PyTree, features: Array, questions: Array) -> PyTree:
     """Is compiled once for all that is measured of a model on as many pictures."""
     rngs = {"slots": jax.random.key(0)}
-    _, state = model.apply({"params": params}, images, questions, rngs=rngs, mutable=[SOWN])
+    _, state = model.apply({"params": params}, features, questions, rngs=rngs, mutable=[SOWN])
     return cast(dict, state)[SOWN]
 
 
-def flops(task: InjectionTask, params: PyTree) -> float:
-    """Returns the floating-point operations of all answers to one test picture's questions."""
-    batch = gather(task.eval_sources["test"], np.arange(1))
-    return count_flops(task.score, params, batch)
+def flops(task: InjectionTask) -> float:
+    """Returns the floating-point operations of all answers to one test picture's questions.
+
+    The encoder's are not among them, see `encoder_flops`.
+    """
+    params = jax.eval_shape(task.init, jax.random.key(0))
+    features = jax.ShapeDtypeStruct((1, task.model.side**2, task.model.width), np.float32)
+    tokens = jax.ShapeDtypeStruct((1, len(TYPES), QUESTION_LENGTH + 1), np.int32)
+    return count_flops(task.score, params, {"features": features, "tokens": tokens})
+
+
+def encoder_flops(config: ConfigDict) -> float:
+    """Returns the floating-point operations of the features of one picture."""
+    task = make_task(encoder_run(config)[0])
+    params = jax.eval_shape(task.init, jax.random.key(0))
+    image = jax.ShapeDtypeStruct((1, config.data.image_size, config.data.image_size, 3), np.uint8)
+    return count_flops(lambda p, x: task.see(p, x).features, params, image)

@@ -62,7 +62,7 @@ def ensemble_sureness(task: InjectionTask, params: PyTree, batch: Batch) -> Ense
     """Measures an ensemble's answers to a batch; None where there is one member."""
     if task.model.members == 1:
         return None
-    logits = jax.jit(lambda p, x: task.answer(p, x).logits)(params, dict(batch))
+    logits = jax.jit(task.answer)(params, dict(batch))
     answers = np.asarray(batch["tokens"][..., -1])
     members = tuple(sureness(np.asarray(jax.nn.softmax(one)), answers) for one in logits)
     said = ensemble_prediction(logits)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from common.array_types import PyTree
 from common.errors import UserError
 from common.train import read_records, restore_params
-from common.train.workdir import read_json
+from common.train.workdir import config_changes, read_json, to_fields, write_json
 from experiments.comparisons.members import Member
 from experiments.comparisons.running import MakeTask
 
@@ -33,19 +33,32 @@ class Result(NamedTuple):
     environment: dict[str, Any]
 
 
-def read_results(chosen: Sequence[Member], out: Path) -> list[Result]:
+def read_results(chosen: Sequence[Member], out: Path, kept: Path | None = None) -> list[Result]:
     """Reads the finished runs of a comparison.
 
+    Args:
+        chosen: the runs.
+        out: folder that holds theirs.
+        kept: folder of results without runs, see `keep_result`.
+
     Raises:
-        UserError: there is none.
+        UserError: there is none, or one that is kept is of another config.
     """
-    found = [_read(m, out / m.folder) for m in chosen if (out / m.folder / "result.json").exists()]
+    found = [result for m in chosen if (result := _find(m, out, kept)) is not None]
     if not found:
         raise UserError(f"{out} holds no finished run of this comparison")
     return found
 
 
-def _read(member: Member, folder: Path) -> Result:
+def _find(member: Member, out: Path, kept: Path | None) -> Result | None:
+    if kept is not None and (result := read_kept(member, kept)) is not None:
+        return result
+    folder = out / member.folder
+    return read_result(member, folder) if (folder / "result.json").exists() else None
+
+
+def read_result(member: Member, folder: Path) -> Result:
+    """Reads a finished run from its folder."""
     result = read_json(folder / "result.json")
     speeds = [
         record["timing"]["steps_per_second"]
@@ -60,6 +73,33 @@ def _read(member: Member, folder: Path) -> Result:
         result["timing"]["elapsed_seconds"],
         read_json(folder / "environment.json"),
     )
+
+
+def keep_result(result: Result, kept: Path) -> Path:
+    """Writes what tables need of a run, with its config, to one small file; returns its path."""
+    kept.mkdir(parents=True, exist_ok=True)
+    file = kept / f"{result.member.folder}.json"
+    fields = {name: value for name, value in result._asdict().items() if name != "member"}
+    write_json(file, {"config": to_fields(result.member.config()), **fields})
+    return file
+
+
+def read_kept(member: Member, kept: Path) -> Result | None:
+    """Reads what `keep_result` wrote of a run; None if it wrote nothing.
+
+    Raises:
+        UserError: it is of a run with another config.
+    """
+    file = kept / f"{member.folder}.json"
+    if not file.exists():
+        return None
+    fields = read_json(file)
+    if changes := config_changes(fields.pop("config"), to_fields(member.config())):
+        raise UserError(
+            f"{file} is of a run with another config: {'; '.join(changes)}; move it away to run "
+            "this one again"
+        )
+    return Result(member, **fields)
 
 
 def of(results: Sequence[Result], part: str, task: str, model: str | None = None) -> list[Result]:
@@ -118,8 +158,12 @@ class Comparison:
         self._trained: dict[str, Trained] = {}
 
     def trained(self, part: str, task: str, model: str) -> Trained | None:
-        """Returns the first seed's model of a part of the comparison, if its run is done."""
-        found = of(self.results, part, task, model)
+        """Returns the first seed's model of a part of the comparison, if its run is there."""
+        found = [
+            r
+            for r in of(self.results, part, task, model)
+            if (self._out / r.member.folder / "result.json").exists()
+        ]
         if not found:
             return None
         first = min(found, key=lambda r: r.member.seed)

@@ -29,6 +29,9 @@ def make_parser(description: str, out: str) -> argparse.ArgumentParser:
     parser.add_argument("--seeds", default="0,1,2", help="numbers with commas between them")
     parser.add_argument("--processes", type=int, default=1, help="runs at a time (%(default)s)")
     parser.add_argument("--steps", type=int, help="steps of every run, to try things out")
+    parser.add_argument(
+        "--results", type=Path, help="folder that keeps a small file of each run's result"
+    )
     parser.add_argument("--page", action="store_true", help="write the page of what is there")
     return parser
 
@@ -37,7 +40,7 @@ def compare(
     flags: argparse.Namespace,
     choose: Callable[[argparse.Namespace], Sequence[Member]],
     make_task: MakeTask,
-    write_page: Callable[[Sequence[Member], Path], Path],
+    write_page: Callable[[Sequence[Member], Path, Path | None], Path],
 ) -> int:
     """Trains the runs of a comparison and writes its page; returns the exit status.
 
@@ -45,7 +48,7 @@ def compare(
         flags: as `make_parser` reads them.
         choose: gives the runs.
         make_task: builds the task of a run.
-        write_page: writes the page of the runs that are done, in their folder.
+        write_page: writes the page of the runs that are done into the folder of the comparison.
     """
     try:
         if flags.processes < 1:
@@ -53,8 +56,8 @@ def compare(
         chosen = choose(flags)
         chosen[0].config()  # a mistake is told before any work
         if not flags.page:
-            train(chosen, flags.out, make_task, flags.processes)
-        print("page:", write_page(chosen, flags.out))
+            train(chosen, flags.out, make_task, flags.processes, flags.results)
+        print("page:", write_page(chosen, flags.out, flags.results))
     except UserError as error:
         print("error:", error, file=sys.stderr)
         return 2
@@ -64,7 +67,13 @@ def compare(
     return 0
 
 
-def train(chosen: Sequence[Member], out: Path, make_task: MakeTask, processes: int = 1) -> None:
+def train(
+    chosen: Sequence[Member],
+    out: Path,
+    make_task: MakeTask,
+    processes: int = 1,
+    kept: Path | None = None,
+) -> None:
     """Trains the runs that are not done, each in a folder of `out`.
 
     Args:
@@ -72,12 +81,15 @@ def train(chosen: Sequence[Member], out: Path, make_task: MakeTask, processes: i
         out: folder of the comparison.
         make_task: builds the task of a run.
         processes: number of runs at a time.
+        kept: folder that keeps the results; what is there is done.
     """
     start, count = time.monotonic(), len(chosen)
     context = multiprocessing.get_context("spawn")
     started = (context.Value("i", 0), processes)
     with concurrent.futures.ProcessPoolExecutor(processes, context, _take_cores, started) as pool:
-        waiting = {pool.submit(train_one, member, out, make_task): member for member in chosen}
+        waiting = {
+            pool.submit(train_one, member, out, make_task, kept): member for member in chosen
+        }
         for number, future in enumerate(concurrent.futures.as_completed(waiting), 1):
             accuracy, seconds = future.result()
             passed = time.monotonic() - start
@@ -99,13 +111,21 @@ def _take_cores(counter: Any, processes: int) -> None:
     os.sched_setaffinity(0, cores[number % processes :: processes] or cores)
 
 
-def train_one(member: Member, out: Path, make_task: MakeTask) -> tuple[float, float]:
+def train_one(
+    member: Member, out: Path, make_task: MakeTask, kept: Path | None = None
+) -> tuple[float, float]:
     """Trains one run, or reads what it gave; returns test accuracy and seconds of training."""
     from common.train import NoProgress, fit
+    from experiments.comparisons.results import keep_result, read_kept, read_result
 
-    config = member.config()
-    result = fit(make_task(config), config, out / member.folder, progress=NoProgress())
-    return result["test"]["accuracy"], result["timing"]["elapsed_seconds"]
+    result = None if kept is None else read_kept(member, kept)
+    if result is None:
+        config, folder = member.config(), out / member.folder
+        fit(make_task(config), config, folder, progress=NoProgress())
+        result = read_result(member, folder)
+        if kept is not None:
+            keep_result(result, kept)
+    return result.scores["accuracy"], result.seconds
 
 
 def read_seeds(text: str) -> tuple[int, ...]:

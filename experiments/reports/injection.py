@@ -13,7 +13,7 @@ from common.analysis import (
     learning_curves,
     scaling_and_shifting,
 )
-from common.array_types import PyTree
+from common.array_types import Int, PyTree
 from common.data.pipeline import gather
 from common.data.sort_of_clevr import TYPES, decode
 from experiments.analyses import injection as look
@@ -133,7 +133,9 @@ def add_attention(page: Page, models: Mapping[str, tuple[InjectionTask, PyTree]]
     """Adds where the attention of questions, or of learned queries, falls on a picture."""
     figures = []
     for name, (task, params) in models.items():
-        batch = gather(task.eval_sources["test"], look.first_pictures(task, PICTURES))
+        source = task.eval_sources["test"]
+        batch = gather(source, look.first_pictures(task, PICTURES))
+        batch["image"] = source.pictures[0]["image"]
         for layer, maps in look.image_attention(task, params, batch).items():
             figures.append((name, layer, batch, maps))
     if not figures:
@@ -147,8 +149,13 @@ def add_attention(page: Page, models: Mapping[str, tuple[InjectionTask, PyTree]]
     for number, (name, layer, batch, maps) in enumerate(figures, 1):
         asked = maps.shape[1] == batch["tokens"].shape[1]
         rows = range(min(6, maps.shape[1]))
-        captions = [decode(batch["tokens"][0, i]) if asked else f"query {i}" for i in rows]
-        images = np.repeat(batch["image"][:1], len(captions), axis=0)
+        captions = [_question(batch["tokens"][0, i]) if asked else f"query {i}" for i in rows]
+        images = np.repeat(batch["image"][None], len(captions), axis=0)
         page.paragraph(f"{name}, {layer}")
         figure = attribution_maps(images, maps[0, : len(captions)], captions)
         page.figure(figure, f"attention_{number}", f"Attention of {name}, {layer}, to a picture")
+
+
+def _question(tokens: Int[np.ndarray, "l"]) -> str:
+    """Writes a question and its answer on two lines."""
+    return f"{decode(tokens[:-1])}:\n{decode(tokens[-1:])}"

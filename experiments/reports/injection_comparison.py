@@ -36,14 +36,14 @@ LOOKED_AT = (
 POSITIONS = {"first": 1, "second": 2, "third": 3, "fourth": 4}
 
 
-def write_page(chosen: Sequence[Member], out: Path) -> Path:
+def write_page(chosen: Sequence[Member], out: Path, kept: Path | None = None) -> Path:
     """Writes out/injection_comparison.html from the finished runs of a comparison."""
-    results = read_results(chosen, out)
+    results = read_results(chosen, out, kept)
     runs = Comparison(results, out, make_task)
     page = Page("How had vision better enter a language model?")
     add_answer(page, results)
-    add_mechanisms(page, runs)
-    add_controls(page, runs)
+    add_mechanisms(page, results)
+    add_controls(page, results)
     add_layers(page, results)
     add_mechanics(page, runs, out)
     add_facts(page, results)
@@ -66,20 +66,23 @@ def add_answer(page: Page, results: Sequence[Result]) -> None:
         )
     page.paragraph(
         "All models have about as many parameters and see the same pictures in the same number of "
-        "steps, with one recipe. Nothing is pretrained; beside answering, the encoder of every "
-        "model learns to name what stands where. Shown is what such small models learn in so many "
-        "steps, not what they would learn in more, nor what mechanisms are worth to large "
-        f"pretrained models. Published relational scores, with more training: {ANCHORS}."
+        "steps, with one recipe. The encoder of pictures is trained before, without language, and "
+        "frozen; all models of a seed share it. At the place of every object it was taught to name "
+        "the object, the one nearest to it and the one furthest from it, by colour and shape. So "
+        "the relations are in the features, and shown is how well each mechanism carries them into "
+        "the text in so few steps: not which one reasons, nor what they are worth to large "
+        f"pretrained models. Published relational scores, trained from pixels: {ANCHORS}."
     )
 
 
-def add_mechanisms(page: Page, runs: Comparison) -> None:
+def add_mechanisms(page: Page, results: Sequence[Result]) -> None:
     """Adds the table of the mechanisms, by type of question and by cost."""
     rows, costs = [], []
     for model in MECHANISMS:
-        if found := of(runs.results, "mechanisms", TASK, model):
+        if found := of(results, "mechanisms", TASK, model):
             rows.append((model, *_scores(found)))
-            costs.append((model, *_cost(runs, model, found)))
+            costs.append((model, *_cost(found)))
+            first = found[0]
     if not rows:
         return
     page.section("Mechanisms")
@@ -90,8 +93,10 @@ def add_mechanisms(page: Page, runs: Comparison) -> None:
     page.table(("mechanism", *GROUPS, *TYPES), rows)
     page.paragraph(
         "What they cost: operations of the answers to the six questions about one test picture as "
-        "XLA counts them, the median time of a training step, and the wall time of a run with its "
-        "validations, whatever else ran on the machine."
+        "XLA counts them, without those of the encoder, "
+        f"{look.encoder_flops(first.member.config()) / 1e6:.1f} million; the median time of a "
+        "training step; and the wall time of a run with its validations but without the encoder's, "
+        "whatever else ran on the machine."
     )
     header = ("mechanism", "parameters", "operations a picture", "ms a step", "wall time of a run")
     page.table(header, costs)
@@ -101,9 +106,8 @@ def _scores(found: Sequence[Result]) -> list[str]:
     return [spread([r.scores[name] for r in found]) for name in (*GROUPS, *TYPES)]
 
 
-def _cost(runs: Comparison, model: str, found: Sequence[Result]) -> tuple[str, ...]:
-    trained = runs.trained("mechanisms", TASK, model)
-    operations = look.flops(trained.task, trained.params) if trained else float("nan")
+def _cost(found: Sequence[Result]) -> tuple[str, ...]:
+    operations = look.flops(make_task(found[0].member.config()))
     return (
         f"{found[0].parameters:,}",
         f"{operations / 1e6:.1f} million",
@@ -112,14 +116,13 @@ def _cost(runs: Comparison, model: str, found: Sequence[Result]) -> tuple[str, .
     )
 
 
-def add_controls(page: Page, runs: Comparison) -> None:
+def add_controls(page: Page, results: Sequence[Result]) -> None:
     """Adds who is not shown the image or the question, beside the floors that are counted."""
     rows = []
     for model in CONTROLS:
-        if found := of(runs.results, "controls", TASK, model):
+        if found := of(results, "controls", TASK, model):
             rows.append((f"trained: {model}", *_scores(found)))
-            if trained := runs.trained("controls", TASK, model):
-                floors = look.floors(trained.task)
+            floors = look.floors(make_task(found[0].member.config()))
     if not rows:
         return
     names = {

@@ -25,9 +25,9 @@ from experiments.tasks.language import make_task
 NO_TEXT = "This comparison has no runs on text yet."
 
 
-def write_page(chosen: Sequence[Member], out: Path) -> Path:
+def write_page(chosen: Sequence[Member], out: Path, kept: Path | None = None) -> Path:
     """Writes out/language_comparison.html from the finished runs of a comparison."""
-    results = read_results(chosen, out)
+    results = read_results(chosen, out, kept)
     runs = Comparison(results, out, make_task)
     page = Page("Does a short causal convolution replace attention layers?")
     add_answer(page, results)

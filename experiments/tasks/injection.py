@@ -1,6 +1,7 @@
 """Questions about pictures as a task of the training loop."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -10,25 +11,19 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
-from common.array_types import Array, Float, Int, PRNGKey, PyTree, UInt8
+from common.array_types import Array, Float, Int, PRNGKey, PyTree
 from common.data.pipeline import Source
-from common.data.sort_of_clevr import (
-    BLANK,
-    NON_RELATIONAL,
-    RELATIONAL,
-    SHAPES,
-    TYPES,
-    SceneSettings,
-    SortOfClevr,
-)
-from common.data.sort_of_clevr.scenes import BACKGROUND, COUNT
+from common.data.sort_of_clevr import BLANK, NON_RELATIONAL, RELATIONAL, TYPES
+from common.data.sort_of_clevr.questions import QUESTION_LENGTH
 from common.errors import UserError
 from common.train import wilson_interval
 from common.train.evaluation import Scores
-from experiments.injection_models import Answers, VisionLanguageModel, make_injection_model
+from experiments.encoded_scenes import EncodedScenes, See
+from experiments.injection_models import VisionLanguageModel, make_injection_model
+from experiments.scene_encoder import map_side
+from experiments.tasks.scene_encoder import encoder_run, pictures, trained_encoder
 
 Batch = Mapping[str, Array]
-SPLITS = ("train", "validation", "test")
 BLANKS = ("nothing", "image", "question")
 GROUPS = {"non_relational": NON_RELATIONAL, "relational": RELATIONAL}
 
@@ -38,34 +33,26 @@ class InjectionTask:
     """Answers questions about pictures with the next token.
 
     Attributes:
-        model: gives logits of the answers.
-        train_source: pictures with questions to learn from.
+        model: gives logits of the answers from a picture's features.
+        train_source: encoded pictures with questions to learn from.
         eval_sources: the same to score on, one question of every type about a picture.
         blank: what the model is not shown: 'nothing', the 'image' or the 'question'.
-        naming_weight: of naming what stands at every place, a part of the objective: the encoder
-            learns to see as those of larger models did before language came to them.
         gate_scale: factor of the learning rate of gates, which begin at 0 and keep vision out.
-        relational_from: relational questions are no part of what is minimised up to this step, then
-            a growing one, and count as the others after twice as many. Before objects are told
-            apart they are noise, which keeps those about one object from being learned.
         metric: the score that chooses the best checkpoint.
     """
 
     model: VisionLanguageModel
-    train_source: SortOfClevr
-    eval_sources: Mapping[str, SortOfClevr]
+    train_source: EncodedScenes
+    eval_sources: Mapping[str, EncodedScenes]
     blank: str = "nothing"
-    naming_weight: float = 1.0
     gate_scale: float = 1.0
-    relational_from: int = 0
     metric: str = "accuracy"
 
     def init(self, rng: PRNGKey) -> PyTree:
         """Draws the model's parameters."""
-        shapes = {name: jnp.asarray(x)[None] for name, x in self.train_source[0].items()}
-        images, questions = self.inputs(shapes)
-        rngs = {"params": rng, "slots": rng}
-        return self.model.init(rngs, images, questions)["params"]
+        features = jnp.zeros((1, self.model.side**2, self.model.width))
+        questions = jnp.zeros((1, len(TYPES), QUESTION_LENGTH), jnp.int32)
+        return self.model.init({"params": rng, "slots": rng}, features, questions)["params"]
 
     def learning_rate_scales(self, params: PyTree) -> PyTree:
         """Returns the factor of the learning rate of every parameter."""
@@ -73,65 +60,35 @@ class InjectionTask:
             lambda path, _: self.gate_scale if path[-1].key.endswith("gate") else 1.0, params
         )
 
-    def inputs(
-        self, batch: Mapping[str, Any]
-    ) -> tuple[UInt8[Array, "b h w 3"], Int[Array, "b q l"]]:
+    def inputs(self, batch: Mapping[str, Any]) -> tuple[Float[Array, "b s c"], Int[Array, "b q l"]]:
         """Returns what the model is shown of a batch."""
-        images, questions = jnp.asarray(batch["image"]), jnp.asarray(batch["tokens"])[..., :-1]
+        features, questions = jnp.asarray(batch["features"]), jnp.asarray(batch["tokens"])[..., :-1]
         if self.blank == "image":
-            images = jnp.full_like(images, BACKGROUND)
+            features = jnp.zeros_like(features)
         if self.blank == "question":
             questions = jnp.full_like(questions, BLANK)
-        return images, questions
+        return features, questions
 
-    def answer(self, params: PyTree, batch: Batch, rng: PRNGKey | None = None) -> Answers:
-        """Returns what the model says; without a key slots begin at the same places."""
+    def answer(
+        self, params: PyTree, batch: Batch, rng: PRNGKey | None = None
+    ) -> Float[Array, "m b q v"]:
+        """Returns each member's logits; without a key slots begin at the same places."""
         rngs = {"slots": jax.random.key(0) if rng is None else rng}
-        return cast(Answers, self.model.apply({"params": params}, *self.inputs(batch), rngs=rngs))
+        return cast(Array, self.model.apply({"params": params}, *self.inputs(batch), rngs=rngs))
 
     def loss(self, params: PyTree, batch: Batch, rng: PRNGKey) -> tuple[Array, dict[str, Array]]:
-        """Returns the objective at the end of training, the accuracy, and the gates."""
-        return self.loss_at(params, batch, rng, jnp.asarray(2 * self.relational_from))
-
-    def loss_at(
-        self, params: PyTree, batch: Batch, rng: PRNGKey, step: Array
-    ) -> tuple[Array, dict[str, Array]]:
-        """Returns the mean cross-entropy (nats) of all members after `step` steps.
-
-        Also the accuracy on all questions, and the gates.
-        """
-        said = self.answer(params, batch, rng)
-        log_p = jax.nn.log_softmax(said.logits)
+        """Returns the mean cross-entropy (nats) of all members, the accuracy, and the gates."""
+        log_p = jax.nn.log_softmax(self.answer(params, batch, rng))
         answers = batch["tokens"][..., -1]
-        losses = -_at(log_p, answers).mean((0, 1)).reshape(len(TYPES), -1).mean(-1)
-        late = jnp.clip(step / max(self.relational_from, 1) - 1.0, 0.0, 1.0)
-        late = late if self.relational_from else jnp.ones(())
-        weights = jnp.stack([late if name in RELATIONAL else jnp.ones(()) for name in TYPES])
-        loss = (weights * losses).sum() / weights.sum()
         accuracy = (_mean_of_members(log_p).argmax(-1) == answers).mean()
-        naming, named = self.naming(said.names, batch)
-        metrics = {"accuracy": accuracy, "named": named} | gates(params)
-        return loss + self.naming_weight * naming, metrics
-
-    def naming(self, names: Float[Array, "b s n"], batch: Batch) -> tuple[Array, Array]:
-        """Returns how badly the encoder names what stands at its places, and how often it is right.
-
-        The first is the mean cross-entropy (nats) of the places of objects, plus that of the empty
-        ones, which are many more; the second is of the places of objects alone.
-        """
-        things = things_at_places(batch, self.model.side, self.train_source.settings)
-        missed = -jnp.take_along_axis(jax.nn.log_softmax(names), things[..., None], -1)[..., 0]
-        there = things > 0
-        right = (names.argmax(-1) == things) & there
-        loss = jnp.mean(missed, where=there) + jnp.mean(missed, where=~there)
-        return loss, right.sum() / there.sum()
+        return -_at(log_p, answers).mean(), {"accuracy": accuracy} | gates(params)
 
     def score(self, params: PyTree, batch: Batch) -> dict[str, Float[Array, "b"]]:
         """Returns means over the questions about each picture, also of each type and group.
 
         The answer of an ensemble is that of its members' mean probability.
         """
-        log_p = _mean_of_members(jax.nn.log_softmax(self.answer(params, batch).logits))
+        log_p = _mean_of_members(jax.nn.log_softmax(self.answer(params, batch)))
         answers = batch["tokens"][..., -1]
         loss = -_at(log_p[None], answers)[0]
         right = (log_p.argmax(-1) == answers).astype(jnp.float32)
@@ -158,19 +115,6 @@ class InjectionTask:
         return {**scores, **bounds}
 
 
-def things_at_places(batch: Batch, side: int, settings: SceneSettings) -> Int[Array, "b s"]:
-    """Returns what stands at every place of a map of the pictures, as `Seen.names` counts.
-
-    An object stands at the places within its square, and at least at the one nearest to it.
-    """
-    step = settings.image_size / side
-    middles = ((jnp.arange(side) + 0.5) * step)[None, None, None]
-    near = jnp.abs(batch["centres"][..., None] - middles) <= max(settings.radius, step / 2)
-    there = near[:, :, 0, :, None] & near[:, :, 1, None]
-    number = (1 + len(SHAPES) * jnp.arange(COUNT))[None] + batch["shapes"]
-    return (there * number[..., None, None]).max(1).reshape(there.shape[0], -1)
-
-
 def gates(params: PyTree) -> dict[str, Array]:
     """Returns the tanh of every gate, in the mean of its channels, by layer and name."""
     found = {}
@@ -190,38 +134,37 @@ def _mean_of_members(log_p: Float[Array, "m b q v"]) -> Float[Array, "b q v"]:
     return jax.nn.logsumexp(log_p, axis=0) - np.log(log_p.shape[0])
 
 
-def make_task(config: ConfigDict) -> InjectionTask:
+def make_task(config: ConfigDict, see: See | None = None) -> InjectionTask:
     """Builds model and data from a config.
 
+    Args:
+        config: see the folder of configs.
+        see: encodes pictures; by default the encoder that `train_encoder` has trained, which is
+            looked for when the first pictures are asked for.
+
     Raises:
-        UserError: a value in `config.model` or `config.data` that cannot be used.
+        UserError: a value that cannot be used.
     """
     data = config.data
     if data.blank not in BLANKS:
         raise UserError(f"data.blank is {data.blank!r}; choose one of {', '.join(BLANKS)}")
-    settings = SceneSettings(data.image_size, data.radius)
-    sources = {
-        split: SortOfClevr(
-            settings,
-            data[f"{split}_count"],
-            data.per_type if split == "train" else 1,
-            len(SPLITS) * data.seed + number,
-        )
-        for number, split in enumerate(SPLITS)
-    }
     if not config.optim.gate_scale > 0:
         raise UserError(f"optim.gate_scale is {config.optim.gate_scale}; expected more than 0")
-    if config.optim.relational_from < 0:
+    if config.encoder.model.width != config.model.width:
         raise UserError(
-            f"optim.relational_from is {config.optim.relational_from}; expected 0 or more"
+            f"encoder.model.width is {config.encoder.model.width}; expected that of the model, "
+            f"{config.model.width}"
         )
-    model = make_injection_model(config.model, data.image_size)
-    return InjectionTask(
-        model,
-        sources.pop("train"),
-        sources,
-        data.blank,
-        config.optim.naming_weight,
-        config.optim.gate_scale,
-        config.optim.relational_from,
-    )
+    model = make_injection_model(config.model, map_side(data.image_size))
+    _, folder = encoder_run(config)
+    find = functools.cache(lambda: see or trained_encoder(config))
+    sources = {
+        split: EncodedScenes(
+            pictures(data, split, data[f"{split}_count"], data.per_type if split == "train" else 1),
+            find,
+            folder.name,
+            folder / "features" if see is None else None,
+        )
+        for split in ("train", "validation", "test")
+    }
+    return InjectionTask(model, sources.pop("train"), sources, data.blank, config.optim.gate_scale)

@@ -21,6 +21,7 @@ from common.data.pathfinder import (
 )
 from common.data.pathfinder.sources import hold_in_memory, open_sources
 from common.data.pipeline import Source
+from cssm import SpectralClassifier
 from experiments.models import make_model
 
 Batch = Mapping[str, Array]
@@ -41,6 +42,11 @@ class PathfinderTask:
     train_source: Source
     eval_sources: Mapping[str, PathfinderImages]
     metric: str = "accuracy"
+
+    @property
+    def spreads(self) -> tuple[str, ...]:
+        """The mesh axes besides those of the batch that the model is spread over."""
+        return ("time", "frequency") if isinstance(self.model, SpectralClassifier) else ()
 
     def preprocess(
         self, images: UInt8[Array, "b s s"] | Float[Array, "b s s 3"]

@@ -1,7 +1,9 @@
 """The injection experiment: no leaks, equal sizes, scores by type; runs, resumption, pages."""
 
+import dataclasses
 import json
 import re
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -14,12 +16,10 @@ from common.analysis import Page
 from common.data.pipeline import gather
 from common.data.sort_of_clevr import (
     TYPES,
-    SceneSettings,
-    SortOfClevr,
     decode,
     measure_floors,
 )
-from common.injection import GatedMLP, MultiHeadAttention
+from common.errors import UserError
 from common.train import evaluate, parameter_count
 from experiments.analyses import injection as look
 from experiments.cli import load_config
@@ -30,20 +30,26 @@ from experiments.comparisons.results import Result, spread
 from experiments.comparisons.running import read_seeds, shorter, train_one
 from experiments.configs import injection as configs
 from experiments.injection import DEFAULT_CONFIG, main
+from experiments.injection import make_task as trained_task
 from experiments.injection_mechanisms import Pooled
-from experiments.injection_models import PlacesBlock, make_injection_model, pack
+from experiments.injection_models import pack
+from experiments.reports import injection_comparison as page_maker
 from experiments.reports.injection_comparison import add_layers, write_page
-from experiments.tasks.injection import GROUPS, make_task, things_at_places
+from experiments.tasks import scene_encoder
+from experiments.tasks.injection import GROUPS, make_task
+from tests.experiments.seeing import seeing
 
 TINY = {"model.depth": 1, "model.layers": (0,), "train.steps": 4, "optim.warmup_steps": 1}
 TINY |= {"data.image_size": 29}
 TINY |= {f"train.{name}_every": 2 for name in ("log", "eval", "checkpoint")}
+TINY |= {f"encoder.{name}": TINY[name] for name in TINY if name[:5] in ("train", "optim")}
+TINY |= {"encoder.data.validation_count": 6, "data.train_count": 40}
 TINY |= {"data.validation_count": 6, "data.test_count": 6, "train.eval_batch_size": 4}
 
 
 def make(variant, **fields):
     config = load_config(f"{DEFAULT_CONFIG}:{variant}", fields)
-    return config, make_task(config)
+    return config, make_task(config, seeing(config))
 
 
 def small(mechanism):
@@ -69,7 +75,8 @@ def drawn(task, seed=0):
 @pytest.mark.parametrize("mechanism", configs.MECHANISMS)
 def test_every_mechanism_has_a_loss_and_about_as_many_parameters(mechanism):
     """Shapes alone, nothing is computed."""
-    config, task = make(mechanism)
+    few = {f"data.{split}_count": 2 for split in ("train", "validation", "test")}
+    _, task = make(mechanism, **few)
     params = jax.eval_shape(task.init, jax.random.key(0))
     assert parameter_count(params) == pytest.approx(SIZE, rel=0.01)
     batch = gather(task.train_source, np.arange(2))
@@ -79,7 +86,7 @@ def test_every_mechanism_has_a_loss_and_about_as_many_parameters(mechanism):
     assert set(scores) == {"loss", "accuracy", *GROUPS, *TYPES}
 
 
-SIZE = 348_000
+SIZE = 260_000
 
 
 def slow(*names):
@@ -97,19 +104,17 @@ def test_questions_in_one_row_do_not_see_each_other(mechanism):
     params = drawn(task)
     batch = gather(task.eval_sources["test"], np.arange(2))
     ask = jax.jit(
-        lambda images, questions: (
-            task.model.apply(
-                {"params": params}, images, questions, rngs={"slots": jax.random.key(0)}
-            ).logits
+        lambda features, questions: task.model.apply(
+            {"params": params}, features, questions, rngs={"slots": jax.random.key(0)}
         )
     )
-    images, questions = task.inputs(batch)
-    whole = ask(images, questions)
+    features, questions = task.inputs(batch)
+    whole = ask(features, questions)
     assert whole.shape == (task.model.members, 2, 6, 30)
     for number in (0, 4):
-        alone = ask(images, questions[:, number : number + 1])
+        alone = ask(features, questions[:, number : number + 1])
         np.testing.assert_allclose(whole[:, :, number], alone[:, :, 0], rtol=2e-4, atol=2e-4)
-    other = ask(images[::-1], questions)
+    other = ask(features[::-1], questions)
     assert float(jnp.abs(other - whole).max()) > 4e-3, "the image is seen"
 
 
@@ -133,20 +138,20 @@ def test_gated_mechanisms_begin_as_the_decoder_alone(mechanism):
     _, task = make(f"{mechanism},smoke", **small(mechanism))
     params = jax.jit(task.init)(jax.random.key(0))
     batch = gather(task.eval_sources["test"], np.arange(2))
-    ask = jax.jit(lambda images: task.answer(params, {**batch, "image": images}).logits)
-    np.testing.assert_array_equal(ask(batch["image"]), ask(batch["image"][::-1]))
+    ask = jax.jit(lambda features: task.answer(params, {**batch, "features": features}))
+    np.testing.assert_array_equal(ask(batch["features"]), ask(batch["features"][::-1]))
 
 
 def test_controls_are_not_shown_image_or_question():
-    _, seeing = make("cross,smoke", **small("cross"))
-    params, batch = drawn(seeing), gather(seeing.eval_sources["test"], np.arange(2))
-    swapped = {**batch, "image": batch["image"][::-1]}
+    _, whole = make("cross,smoke", **small("cross"))
+    params, batch = drawn(whole), gather(whole.eval_sources["test"], np.arange(2))
+    swapped = {**batch, "features": batch["features"][::-1]}
     others = {**batch, "tokens": batch["tokens"][:, ::-1]}
     for blank, changed in (("image", swapped), ("question", others)):
         _, task = make(f"cross,smoke,blank={blank}", **small("cross"))
-        ask = jax.jit(lambda b, task=task: task.answer(params, b).logits)
+        ask = jax.jit(lambda b, task=task: task.answer(params, b))
         np.testing.assert_array_equal(ask(batch), ask(changed))
-    ask = jax.jit(lambda b: seeing.answer(params, b).logits)
+    ask = jax.jit(lambda b: whole.answer(params, b))
     assert not np.allclose(ask(batch), ask(swapped))
     assert not np.allclose(ask(batch), ask(others))
 
@@ -155,7 +160,7 @@ def test_answers_depend_on_every_word():
     """So they are those of the last token of each question."""
     _, task = make("film,smoke", **small("film"))
     params, batch = drawn(task), gather(task.eval_sources["test"], np.arange(2))
-    ask = jax.jit(lambda tokens: task.answer(params, {**batch, "tokens": tokens}).logits)
+    ask = jax.jit(lambda tokens: task.answer(params, {**batch, "tokens": tokens}))
     answers = ask(batch["tokens"])
     for word in range(3):
         changed = batch["tokens"].copy()
@@ -163,73 +168,6 @@ def test_answers_depend_on_every_word():
         differs = (changed != batch["tokens"]).any((0, 2))
         assert differs.any()
         assert np.abs(ask(changed) - answers)[:, :, differs].max(-1).max(1).min() > 1e-3, word
-
-
-def test_places_of_the_encoder_know_where_they_are():
-    config, _ = make("cross,smoke")
-    encoder = make_injection_model(config.model, 41).encoder
-    picture = np.full((1, 41, 41, 3), 255, np.uint8)
-    places = jax.jit(lambda key, x: encoder.init_with_output(key, x)[0])(jax.random.key(0), picture)
-    places = places.features
-    apart = np.linalg.norm(places[0][:, None] - places[0][None], axis=-1)
-    assert apart.shape == (36, 36)
-    assert apart[~np.eye(36, dtype=bool)].min() > 0.1
-
-
-def test_a_picture_is_seen_as_it_is_alone():
-    """What else is in the batch does not count: norms are of a picture's own places."""
-    config, task = make("cross,smoke")
-    encoder = make_injection_model(config.model, 41).encoder
-    pictures = gather(task.train_source, np.arange(2))["image"]
-    see = jax.jit(encoder.init_with_output)
-    together, alone = (see(jax.random.key(0), x)[0] for x in (pictures, pictures[:1]))
-    for many, one in zip(together, alone, strict=True):
-        np.testing.assert_allclose(many[:1], one, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize(("size", "radius", "side"), [(75, 5, 10), (41, 2, 6)])
-def test_objects_stand_at_the_places_within_their_squares(size, radius, side):
-    settings = SceneSettings(size, radius)
-    batch = gather(SortOfClevr(settings, 20), np.arange(20))
-    found = np.asarray(things_at_places(batch, side, settings)).reshape(20, side, side)
-    middles = (np.arange(side) + 0.5) * size / side
-    for picture, centres, shapes in zip(found, batch["centres"], batch["shapes"], strict=True):
-        expected = np.zeros((side, side), int)
-        for number, ((y, x), shape) in enumerate(zip(centres, shapes, strict=True)):
-            rows, columns = np.abs(middles - y), np.abs(middles - x)
-            reach = max(radius, rows.min(), columns.min())
-            there = (rows[:, None] <= reach) & (columns <= reach)
-            expected[there] = np.maximum(expected[there], 1 + 2 * number + shape)
-        np.testing.assert_array_equal(picture, expected)
-        if 2 * radius > size / side:  # no place has two
-            assert set(picture.ravel()) == {0, *(1 + 2 * np.arange(6) + shapes)}
-
-
-def test_naming_is_a_part_of_the_objective():
-    """Objects weigh as much as all that is empty."""
-    parts = {}
-    for weight in (0.0, 0.5):
-        _, task = make("film,smoke", **{"optim.naming_weight": weight}, **small("film"))
-        params, batch = drawn(task), gather(task.train_source, np.arange(3))
-        parts[weight], metrics = jax.jit(task.loss)(params, batch, jax.random.key(0))
-    names = np.asarray(jax.jit(task.answer)(params, batch).names, np.float64)
-    things = np.asarray(things_at_places(batch, task.model.side, task.train_source.settings))
-    p = np.exp(names) / np.exp(names).sum(-1, keepdims=True)
-    missed = -np.log(np.take_along_axis(p, things[..., None], -1)[..., 0])
-    expected = missed[things > 0].mean() + missed[things == 0].mean()
-    assert float(parts[0.5] - parts[0.0]) == pytest.approx(expected / 2, rel=1e-3)
-    right = (names.argmax(-1) == things)[things > 0].mean()
-    assert metrics["named"] == pytest.approx(right)
-
-
-def test_places_see_each_other():
-    block = PlacesBlock(MultiHeadAttention(2, 4), GatedMLP(8))
-    x = np.random.default_rng(0).standard_normal((1, 5, 8)).astype(np.float32)
-    other = x.copy()
-    other[:, 0, ::2] += 1
-    ask = jax.jit(lambda x: block.init_with_output(jax.random.key(0), x)[0])
-    changes = np.abs(ask(x) - ask(other)).max(-1)
-    assert changes.min() > 1e-3
 
 
 class Plus(nn.Module):
@@ -260,26 +198,14 @@ def test_gates_learn_faster_and_nothing_else_does():
 def test_splits_and_seeds_have_pictures_of_their_own():
     seen = []
     for seed in (0, 1):
-        _, task = make("film,smoke", **{"data.seed": seed})
+        config, task = make("film,smoke", **{"data.seed": seed})
         for source in (task.train_source, *task.eval_sources.values()):
+            images = gather(source.pictures, np.arange(20))["image"]
+            seen += [image.tobytes() for image in images]
+        encoder = scene_encoder.make_task(scene_encoder.encoder_run(config)[0])
+        for source in (encoder.train_source, *encoder.eval_sources.values()):
             seen += [image.tobytes() for image in gather(source, np.arange(20))["image"]]
-    assert len(seen) == len(set(seen)) == 120
-
-
-def test_relational_questions_enter_the_objective_late():
-    _, task = make(
-        "film,smoke", **{"optim.relational_from": 4, "optim.naming_weight": 0.0}, **small("film")
-    )
-    params, batch = drawn(task), gather(task.train_source, np.arange(3))
-    answer, loss_at = jax.jit(task.answer), jax.jit(task.loss_at)
-    log_p = np.asarray(jax.nn.log_softmax(answer(params, batch, jax.random.key(0)).logits))[0]
-    losses = -np.take_along_axis(log_p, batch["tokens"][..., -1:], -1)[..., 0].mean(0)
-    alone, whole = losses[:3].mean(), losses.mean()
-    half = (losses[:3].sum() + losses[3:].sum() / 2) / 4.5
-    for step, expected in ((0, alone), (4, alone), (6, half), (8, whole), (90, whole)):
-        found, _ = loss_at(params, batch, jax.random.key(0), jnp.asarray(step))
-        assert found == pytest.approx(expected, rel=1e-4), step
-    assert jax.jit(task.loss)(params, batch, jax.random.key(0))[0] == pytest.approx(whole, rel=1e-4)
+    assert len(seen) == len(set(seen)) == 200
 
 
 def test_places_and_mask_of_packed_questions():
@@ -305,7 +231,7 @@ def test_scores_are_means_by_type_with_intervals():
     source = task.eval_sources["test"]
     scores = evaluate(task, params, source, 8)
     batch = gather(source, np.arange(20))
-    logits = np.asarray(jax.jit(task.answer)(params, batch).logits, np.float64)
+    logits = np.asarray(jax.jit(task.answer)(params, batch), np.float64)
     p = np.exp(logits - logits.max(-1, keepdims=True))
     p = (p / p.sum(-1, keepdims=True)).mean(0)
     answers = batch["tokens"][..., -1]
@@ -366,8 +292,11 @@ def test_attention_to_the_image_is_a_map_of_places(mechanism, count):
 def test_a_run_trains_is_scored_and_makes_its_page(tmp_path, capsys):
     run = tmp_path / "run"
     arguments = [f"--config={DEFAULT_CONFIG}:cross,smoke", f"--workdir={run}"]
-    arguments += [f"--config.{key}={value}" for key, value in TINY.items()]
+    fields = {**TINY, "encoder.folder": tmp_path / "encoders"}
+    arguments += [f"--config.{key}={value}" for key, value in fields.items()]
     assert main(arguments) == 0
+    (encoder,) = (tmp_path / "encoders").glob("*/result.json")
+    assert json.loads(encoder.read_text())["step"] == 4
     result = json.loads((run / "result.json").read_text())
     page = (run / "report" / "report.html").read_text()
     for words in ("shapes without places", "tanh of every gate", "layer 0"):
@@ -385,7 +314,9 @@ def test_a_run_trains_is_scored_and_makes_its_page(tmp_path, capsys):
         ([":projection,late"], "projection replaces tokens at one place; layers is 'late'"),
         (["", "--config.model.layers=(4,)"], "model.layers is (4,); expected some of 0 to 3"),
         (["", "--config.model.mechanism=eyes"], "model.mechanism is 'eyes'; choose one of"),
-        (["", "--config.model.channels=(8,)"], "model.channels is (8,); expected 3 numbers"),
+        (["", "--config.encoder.model.channels=(8,)"], "channels is (8,); expected 3 numbers"),
+        (["", "--config.encoder.folder=/dev/null/here"], "cannot write /dev/null/here/seed_0"),
+        (["", "--config.encoder.model.width=32"], "model.width is 32; expected that of the model"),
         (["", "--config.model.heads=3"], "config.model: width is 64; expected a multiple of 3"),
         (["", "--config.data.blank=both"], "data.blank is 'both'; choose one of nothing, image"),
         (["", "--config.data.radius=9"], "data.image_size is 75; 6 objects of radius 9 want"),
@@ -463,17 +394,35 @@ def test_the_page_is_made_of_the_runs_that_there_are(tmp_path, monkeypatch):
     for number, member in enumerate(chosen):
         stand_in(member, tmp_path, 0.125 + number / 2)
     monkeypatch.setattr(results, "restore_params", lambda task, *_: (0, drawn(task)))
+    monkeypatch.setattr(page_maker, "make_task", lambda c: make_task(c, seeing(c)))
     page = write_page(chosen, tmp_path).read_text()
     for words in ("0.125", "0.625", "Scaling or shifting?", "counted: shapes without places"):
         assert words in page
-    floors = measure_floors(make_task(chosen[1].config()).eval_sources["test"])
+    floors = measure_floors(make_task(chosen[1].config()).eval_sources["test"].pictures)
     assert f"{floors.majority['number']:.3f}" in page
 
 
 @pytest.mark.slow
-def test_a_member_trains_and_is_read_back(tmp_path):
-    member = Member("mechanisms", TASK, "FiLM", 0, "film,smoke", TINY, CONFIG)
-    accuracy, _ = train_one(member, tmp_path, make_task)
-    (found,) = results.read_results([member], tmp_path)
+def test_a_member_trains_is_kept_and_read_back(tmp_path):
+    fields = {**TINY, "encoder.folder": str(tmp_path / "encoders")}
+    member = Member("mechanisms", TASK, "FiLM", 0, "film,smoke", fields, CONFIG)
+    out, kept = tmp_path / "out", tmp_path / "kept"
+    accuracy, seconds = train_one(member, out, trained_task, kept)
+    (found,) = results.read_results([member], out)
     assert found.scores["accuracy"] == accuracy
     assert spread([accuracy]) == f"{accuracy:.3f}"
+    shutil.rmtree(out)
+    assert results.read_results([member], out, kept) == [found]
+    assert train_one(member, out, trained_task, kept) == (accuracy, seconds), "not trained again"
+    assert not out.exists()
+
+
+def test_a_kept_result_is_of_its_config(tmp_path):
+    member = Member("mechanisms", TASK, "FiLM", 0, "film,smoke", TINY, CONFIG)
+    result = Result(member, {"accuracy": 0.5}, 10, 2.0, 3.0, {"cpu": "stand-in"})
+    assert results.read_kept(member, tmp_path) is None
+    results.keep_result(result, tmp_path)
+    assert results.read_kept(member, tmp_path) == result
+    other = dataclasses.replace(member, overrides={**TINY, "train.steps": 6})
+    with pytest.raises(UserError, match=r"another config: train\.steps was 4, now 6"):
+        results.read_kept(other, tmp_path)

@@ -13,12 +13,14 @@ from experiments.cli import load_config
 from experiments.injection import DEFAULT_CONFIG
 from experiments.reports.injection_parts import add_ensembles, add_pathways
 from experiments.tasks.injection import make_task
+from tests.experiments.seeing import seeing
 
 
 def noisy(variant):
     """A task of one layer with parameters that are nowhere at rest."""
     fields = {"model.depth": 1, "model.layers": (0,), "data.test_count": 4}
-    task = make_task(load_config(f"{DEFAULT_CONFIG}:{variant},smoke", fields))
+    config = load_config(f"{DEFAULT_CONFIG}:{variant},smoke", fields)
+    task = make_task(config, seeing(config))
     shapes = jax.eval_shape(task.init, jax.random.key(0))
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda x: jnp.asarray(rng.normal(0.2, 0.5, x.shape), x.dtype), shapes)
@@ -50,7 +52,7 @@ def test_an_ensemble_stands_beside_its_members():
     task, params, batch = noisy("film_ensemble")
     found = ensemble_sureness(task, params, batch)
     assert found is not None
-    logits = np.asarray(jax.jit(task.answer)(params, batch).logits, np.float64)
+    logits = np.asarray(jax.jit(task.answer)(params, batch), np.float64)
     p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     answers = batch["tokens"][..., -1]
     for number, member in enumerate(found.members):

@@ -10,7 +10,7 @@ from common.mesh import make_mesh
 from common.train import Preempted, fit
 from common.train.parts import RunParts
 from common.train.sharding import SMALLEST, Sharding, check_axes
-from tests.train.toy import At, NoProgress, ToyTask, curve, terminate, toy_config
+from tests.train.toy import At, NoProgress, ToyTask, assert_alike, curve, terminate, toy_config
 
 DEVICES = 8
 
@@ -80,13 +80,6 @@ def spread_config(mesh, **train):
     config = toy_config(**{"steps": 20, "batch_size": 16, "accumulate": 2, **train})
     config.mesh = mesh
     return config
-
-
-def assert_alike(records, expected):
-    assert [set(record) for record in records] == [set(record) for record in expected]
-    for record, other in zip(records, expected, strict=True):
-        for name in set(record) - {"split"}:
-            np.testing.assert_allclose(record[name], other[name], rtol=1e-5, atol=1e-6)
 
 
 def test_parameters_and_optimizer_are_spread_over_fsdp(monkeypatch):

@@ -144,3 +144,11 @@ def curve(workdir: Path) -> list[dict[str, Any]]:
 
 def without_timing(record: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in record.items() if key != "timing"}
+
+
+def assert_alike(records: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
+    """Compares the records of runs that divide the same work otherwise."""
+    assert [set(record) for record in records] == [set(record) for record in expected]
+    for record, other in zip(records, expected, strict=True):
+        for name in set(record) - {"split"}:
+            np.testing.assert_allclose(record[name], other[name], rtol=1e-5, atol=1e-6)

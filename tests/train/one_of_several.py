@@ -1,0 +1,45 @@
+"""A toy run as one of several processes, from the command line; it can end itself on the way.
+
+python -m tests.train.one_of_several CONFIG.py:PROCESS,STEP,SIGNAL --workdir=... --distributed ...
+"""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from experiments import cli
+
+
+def train(config: ConfigDict, workdir: Path) -> None:
+    """Trains a toy task; a process sends itself a signal after a step."""
+    import jax
+
+    from common.train import fit
+    from tests.train.toy import At, NoProgress, ToyTask
+
+    process, step, name = config.ends
+    with config.unlocked():
+        del config.ends
+    progress = At(step, lambda: os.kill(os.getpid(), getattr(signal, name)))
+    mine = jax.process_index() == process
+    fit(ToyTask(), config, workdir, progress=progress if mine else NoProgress())
+
+
+def get_config(variant: str) -> ConfigDict:
+    """Returns the toy's config; the variant says which process ends itself, when and how."""
+    from tests.train.toy import toy_config
+
+    process, step, name = variant.split(",")
+    config = toy_config()
+    config.mesh = ConfigDict({"data": -1, "fsdp": 1})
+    config.ends = (int(process), int(step), name)
+    return config
+
+
+if __name__ == "__main__":
+    this = Path(__file__)
+    modes = {"train": train, "report": train}
+    sys.exit(cli.run(modes, module="toy", description="Toy.", default_config=this))

@@ -35,9 +35,11 @@ def analyze(
 ) -> int:
     """Writes the page and prints its path; see `experiments.analyses`."""
     _make_writable(out)
-    from experiments.analyses import open_subject  # brings in JAX, which mistakes do not wait for
+    from common.train import use_cache  # brings in JAX, which mistakes do not wait for
+    from experiments.analyses import open_subject
     from experiments.analyses.page import write_analysis
 
+    use_cache()
     subject = open_subject(checkpoint, data, images, **known)
     path = write_analysis(subject, out, lambda line: print(line, file=sys.stderr, flush=True))
     print("page:", path)

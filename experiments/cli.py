@@ -60,7 +60,7 @@ def run(
     try:
         mode, config, workdir, further, place = _read_arguments(parser, modes, default_config, argv)
         with distributed.place_of(place):
-            return _call(modes[mode], config, workdir, further)
+            return _call(modes[mode], config, workdir, further, alone=place is None)
     except UserError as error:
         print("error:", " ".join(str(error).splitlines()), file=sys.stderr)
         return 2
@@ -195,7 +195,7 @@ def _read_arguments(
     reads_run = flags.mode != next(iter(modes))
     place = distributed.read_flags(flags, trains=not reads_run)
     if place is not None and further.get("profile"):
-        raise UserError("--profile: a profile is of a single process; leave out --distributed")
+        raise UserError("--profile: for a single process, without --distributed")
     file, variant = _split_variant(str(default_config) if flags.config is None else flags.config)
     workdir = _checked_workdir(flags.workdir, file, variant, reads_run)
     if reads_run and flags.config is None:
@@ -249,11 +249,15 @@ def _split_assignment(argument: str) -> tuple[str, str]:
     return flag.removeprefix("--config."), value
 
 
-def _call(mode: Mode, config: ConfigDict, workdir: Path, further: Mapping[str, int]) -> int:
+def _call(
+    mode: Mode, config: ConfigDict, workdir: Path, further: Mapping[str, int], *, alone: bool
+) -> int:
     # Brings in JAX, which the checks above do not wait for.
     from common.train import Preempted, use_cache
 
-    if not further.get("profile"):  # what is read from the cache may have other scopes' names
+    # What comes from the cache may have other scopes' names, which a profile shows; and where only
+    # some of several processes find a program there, the others may wait for them to compile it.
+    if alone and not further.get("profile"):
         use_cache()
     try:
         mode(config, workdir, **further)

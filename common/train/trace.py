@@ -18,7 +18,8 @@ SCOPES = {"scan": "scan", "jit(fft)": "fft"}
 """Parts of a path that stand for themselves in the table, and their names there."""
 
 CONTROL = {"while", "body", "cond", "closed_call", "checkpoint", "remat", "rematted_computation"}
-"""Parts of a path that name no module."""
+CONTROL |= {"advance"}
+"""Parts of a path that name no module, and the method that goes through the whole of one."""
 
 UNNAMED = "unnamed"
 """Operations of the compiler that no line of the program stands for, such as copies."""
@@ -99,7 +100,7 @@ def _modules(segments: Iterable[str], root: str) -> list[str]:
             continue
         if owner not in modules:
             modules.append(owner)
-        elif method and not method.startswith("_"):
+        elif method and not method.startswith("_") and method not in CONTROL:
             modules.append(method)
     return modules
 

@@ -115,9 +115,10 @@ def train_one(
     member: Member, out: Path, make_task: MakeTask, kept: Path | None = None
 ) -> tuple[float, float]:
     """Trains one run, or reads what it gave; returns test accuracy and seconds of training."""
-    from common.train import NoProgress, fit
+    from common.train import NoProgress, fit, use_cache
     from experiments.comparisons.results import keep_result, read_kept, read_result
 
+    use_cache()
     result = None if kept is None else read_kept(member, kept)
     if result is None:
         config, folder = member.config(), out / member.folder

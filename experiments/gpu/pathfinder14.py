@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
         drawn = time.monotonic() - begin
         settle_steps(config, task, workdir)
         try:
-            with stopping_after(begin + COMMAND_S - RESERVE_S / 2):
+            with StopAfter(begin + COMMAND_S - RESERVE_S / 2):
                 result = fit(task, config, workdir)
         except Preempted as stop:
             print(f"{stop}; the same command goes on")
@@ -129,7 +129,7 @@ def evaluation_seconds(config: ConfigDict, seconds: float) -> float:
     return images / config.train.batch_size * seconds / 3
 
 
-class stopping_after:
+class StopAfter:
     """Sends this process SIGTERM at a time of the monotonic clock, inside the `with`."""
 
     def __init__(self, moment: float):

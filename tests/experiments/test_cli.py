@@ -377,3 +377,6 @@ def test_a_profile_is_for_the_modes_that_make_steps(config_file, capsys):
     (Path("run") / "config.json").write_text("{}")
     assert main("--mode=report", "--workdir=run", "--profile") == 2
     assert "--profile: --mode=report makes no steps to profile" in capsys.readouterr().err
+    place = ("--coordinator=localhost:1", "--processes=2", "--process=0")
+    assert main("--distributed", *place, "--profile", "--workdir=run") == 2
+    assert "--profile: for a single process" in capsys.readouterr().err

@@ -118,6 +118,7 @@ BACK = "jit(train_step)/transpose(jvp(Net))/Net._run"
     [
         (f"{RUN}/stem/stem._stages/conv1/add", ("stem conv1", False)),
         (f"{BACK}/stem/stem._stages/conv1/while/body/closed_call/dot", ("stem conv1", True)),
+        (f"{BACK}/stem/while/body/stem.advance/stem._stages/norm1/mul", ("stem norm1", True)),
         (f"{RUN}/cssm_0.advance/cssm_0.gates/B_A/exp", ("cssm_0 gates", False)),
         (f"{RUN}/cssm_0.advance/cssm_0.read_out/output_proj/jit(fft)/fft", ("cssm_0 fft", False)),
         (f"{BACK}/cssm_0.advance/scan/ffi_call", ("cssm_0 scan", True)),

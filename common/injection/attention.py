@@ -61,21 +61,30 @@ class MultiHeadAttention(nn.Module):
                 gets an average of all.
         """
         groups = self.heads if self.groups is None else self.groups
-        query = self._heads("query", x, self.heads)
-        key = self._heads("key", context, groups)
-        value = self._heads("value", context, groups)
+        query = to_heads("query", x, self.heads, self.head_width, self.dtype)
+        key, value = (
+            to_heads(name, context, groups, self.head_width, self.dtype)
+            for name in ("key", "value")
+        )
         query = query if self.query_norm is None else self.query_norm(query)
         key = key if self.key_norm is None else self.key_norm(key)
         mask = None if mask is None else mask[:, None]
         out = DotProductAttention(name="attention")(query, key, value, mask)
-        joined = out.reshape(*x.shape[:-1], self.heads * self.head_width)
-        return nn.Dense(x.shape[-1], use_bias=False, dtype=self.dtype, name="out")(joined)
+        return from_heads(out, x.shape[-1], self.dtype)
 
-    def _heads(self, name: str, x: Array, heads: int) -> Float[Array, "b s heads d"]:
-        """Projects x and splits the channels into heads."""
-        width = heads * self.head_width
-        projected = nn.Dense(width, use_bias=False, dtype=self.dtype, name=name)(x)
-        return projected.reshape(*x.shape[:-1], heads, self.head_width)
+
+def to_heads(
+    name: str, x: Float[Array, "*b s c"], heads: int, head_width: int, dtype: Any
+) -> Float[Array, "*b s heads d"]:
+    """Projects x by a layer of the calling module, without bias, and splits it into heads."""
+    projected = nn.Dense(heads * head_width, use_bias=False, dtype=dtype, name=name)(x)
+    return projected.reshape(*x.shape[:-1], heads, head_width)
+
+
+def from_heads(x: Float[Array, "*b s heads d"], width: int, dtype: Any) -> Float[Array, "*b s c"]:
+    """Joins the heads and projects them by the layer 'out' of the calling module, without bias."""
+    joined = x.reshape(*x.shape[:-2], -1)
+    return nn.Dense(width, use_bias=False, dtype=dtype, name="out")(joined)
 
 
 class GatedMLP(nn.Module):

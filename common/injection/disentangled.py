@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from common.array_types import Array, Bool, Float
-from common.injection.attention import broadcast_gate
+from common.injection.attention import broadcast_gate, from_heads, to_heads
 from common.nn.attention import HIDDEN, average_values
 
 
@@ -88,8 +88,8 @@ class DisentangledAttention(nn.Module):
         weights = jax.nn.softmax(jnp.concatenate([text, seen], axis=-1))
         self.sow("intermediates", "weights", weights)
         values = [self._heads("value", x, width), self._heads("vision_value", vision, width)]
-        out = average_values(weights, jnp.concatenate(values, axis=1)).reshape(x.shape)
-        return nn.Dense(width, use_bias=False, dtype=self.dtype, name="out")(out)
+        out = average_values(weights, jnp.concatenate(values, axis=1))
+        return from_heads(out, width, self.dtype)
 
     def _terms(self, x: Array, vision: Array) -> ScoreTerms:
         """Returns the scores, term by term."""
@@ -124,8 +124,7 @@ class DisentangledAttention(nn.Module):
 
     def _heads(self, name: str, x: Array, width: int) -> Float[Array, "b s heads d"]:
         """Projects to a width and splits the channels into heads."""
-        projected = nn.Dense(width, use_bias=False, dtype=self.dtype, name=name)(x)
-        return projected.reshape(*x.shape[:-1], self.heads, width // self.heads)
+        return to_heads(name, x, self.heads, width // self.heads, self.dtype)
 
 
 class DisentangledLayer(nn.Module):

@@ -17,7 +17,13 @@ from flax import linen as nn
 from flax import struct
 
 from common.array_types import Array, Bool, Float, Int
-from common.injection.attention import GatedMLP, MultiHeadAttention, broadcast_gate
+from common.injection.attention import (
+    GatedMLP,
+    MultiHeadAttention,
+    broadcast_gate,
+    from_heads,
+    to_heads,
+)
 from common.injection.rope import HalfRotation
 from common.nn import DotProductAttention
 
@@ -65,17 +71,13 @@ class MllamaSelfLayer(nn.Module):
         """Returns the next state of the text; the mask is causal."""
         head_width = x.shape[-1] // self.heads
         normed = nn.RMSNorm(epsilon=self.epsilon, dtype=self.dtype, name="attention_norm")(x)
-
-        def heads(name: str, count: int) -> Float[Array, "b t heads d"]:
-            dense = nn.Dense(count * head_width, use_bias=False, dtype=self.dtype, name=name)
-            return dense(normed).reshape(*x.shape[:-1], count, head_width)
-
-        query = self.rotation(heads("query", self.heads), places)
-        key = self.rotation(heads("key", self.groups), places)
-        attention = DotProductAttention(name="attention")
-        out = attention(query, key, heads("value", self.groups), mask)
-        out = out.reshape(*x.shape[:-1], self.heads * head_width)
-        x = x + nn.Dense(x.shape[-1], use_bias=False, dtype=self.dtype, name="out")(out)
+        counts = {"query": self.heads, "key": self.groups, "value": self.groups}
+        query, key, value = (
+            to_heads(name, normed, count, head_width, self.dtype) for name, count in counts.items()
+        )
+        query, key = self.rotation(query, places), self.rotation(key, places)
+        out = DotProductAttention(name="attention")(query, key, value, mask)
+        x = x + from_heads(out, x.shape[-1], self.dtype)
         normed = nn.RMSNorm(epsilon=self.epsilon, dtype=self.dtype, name="mlp_norm")(x)
         return x + self.mlp(normed)
 

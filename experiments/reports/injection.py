@@ -16,11 +16,13 @@ from common.analysis import (
 from common.array_types import Int, PyTree
 from common.data.pipeline import gather
 from common.data.sort_of_clevr import TYPES, decode
+from common.train.workdir import read_json
 from experiments.analyses import injection as look
 from experiments.reports.injection_parts import PICTURES, add_ensembles, add_pathways
 from experiments.reports.record import RunRecord, add_facts, read_record
 from experiments.reports.wording import share
 from experiments.tasks.injection import GROUPS, InjectionTask
+from experiments.tasks.scene_encoder import encoder_run
 
 
 def write_report(config: ConfigDict, workdir: Path, task: InjectionTask, params: PyTree) -> Path:
@@ -38,6 +40,7 @@ def write_report(config: ConfigDict, workdir: Path, task: InjectionTask, params:
     run = read_record(config, workdir, params)
     page = Page(f"Vision into language: {config.model.mechanism}")
     add_result(page, run, task)
+    add_encoder(page, config)
     add_curves(page, run)
     model = {config.model.mechanism: (task, params)}
     add_gates(page, {config.model.mechanism: look.gate_histories(run.records)})
@@ -78,6 +81,22 @@ def add_result(page: Page, run: RunRecord, task: InjectionTask) -> None:
     )
     header = ("questions", "right", "interval", "commonest answer", "question alone")
     page.table((*header, "picture alone", "shapes without places"), rows)
+
+
+def add_encoder(page: Page, config: ConfigDict) -> None:
+    """Adds how well the encoder of a run names what its features are of."""
+    own, folder = encoder_run(config)
+    file = folder / "result.json"
+    if not file.exists():
+        return
+    scores = read_json(file)["validation"]
+    page.paragraph(
+        "Features are of an encoder that was trained before, without questions, and frozen "
+        f"({own.train.steps:,} steps, {folder.name}). At the places of objects in "
+        f"{scores['count']:,} validation pictures it names {share(scores['here'])} of them by "
+        f"colour and shape, {share(scores['nearest'])} of those nearest to them and "
+        f"{share(scores['furthest'])} of those furthest from them."
+    )
 
 
 def add_curves(page: Page, run: RunRecord) -> None:

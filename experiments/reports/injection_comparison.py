@@ -19,7 +19,7 @@ from experiments.comparisons.injection import (
 from experiments.comparisons.members import Member
 from experiments.comparisons.results import Comparison, Result, mean_score, of, read_results, spread
 from experiments.reports.comparison import add_facts
-from experiments.reports.injection import add_attention, add_gates, add_modulation
+from experiments.reports.injection import add_attention, add_encoder, add_gates, add_modulation
 from experiments.reports.injection_parts import add_ensembles, add_pathways
 from experiments.reports.wording import duration, share
 from experiments.tasks.injection import GROUPS, make_task
@@ -42,6 +42,7 @@ def write_page(chosen: Sequence[Member], out: Path, kept: Path | None = None) ->
     runs = Comparison(results, out, make_task)
     page = Page("How had vision better enter a language model?")
     add_answer(page, results)
+    add_encoder(page, results[0].member.config())
     add_mechanisms(page, results)
     add_controls(page, results)
     add_layers(page, results)

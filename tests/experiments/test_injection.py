@@ -299,7 +299,7 @@ def test_a_run_trains_is_scored_and_makes_its_page(tmp_path, capsys):
     assert json.loads(encoder.read_text())["step"] == 4
     result = json.loads((run / "result.json").read_text())
     page = (run / "report" / "report.html").read_text()
-    for words in ("shapes without places", "tanh of every gate", "layer 0"):
+    for words in ("shapes without places", "tanh of every gate", "layer 0", "trained before"):
         assert words in page
     assert 0 <= result["test"]["relational"] <= 1
     assert main(["--mode=eval", f"--workdir={run}"]) == 0

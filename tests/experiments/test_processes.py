@@ -129,7 +129,7 @@ def test_sigterm_to_one_stops_all_after_the_same_step(tmp_path, alone):
             "--processes: expected a nu",
         ),
         ("--distributed --coordinator=a:1 --processes=2 --process=2", "--process: expected 0 to 1"),
-        ("--distributed --profile", "--profile: a profile is of a single process; leave out --dis"),
+        ("--distributed --profile", "--profile: for a single process, without"),
         ("--distributed --mode=report", "--distributed: --mode=report is for a single process"),
     ],
 )

@@ -41,7 +41,8 @@ class NoFFTBlock(StateSpaceBlock):
         last_only: bool = False,
     ) -> tuple[Float[Array, "b T h w c"], PyTree]:
         """Returns the output, and the state after the last step, one of (b, h, w, c)."""
-        x = spread(jnp.moveaxis(self.rotary(x, steps, start), 1, 0), "t b h w c")
+        x = jnp.moveaxis(self.rotary(x, steps, start), 1, 0)
+        x = spread(jnp.broadcast_to(x, (steps, *x.shape[1:])), "t b h w c")
         memory, output = jnp.split(self.dense(2 * self.channels, "input_proj")(x), 2, -1)
         gates = self._gates(x, start)
         last_only = last_only and not self.is_mutable_collection("intermediates")

@@ -103,6 +103,14 @@ def test_still_image_equals_its_repetition(name: str) -> None:
     assert_close(ours["still_last"], ours["repeated"][:, -1:])
 
 
+def test_a_still_image_enters_at_every_step_also_without_positions() -> None:
+    """Where no rotation repeats the frame: this block counts its steps by frames."""
+    block, still = make_block("no_fft"), images(1)
+    params = random_params(block, still)
+    run = fast_jit(lambda x: block.apply({"params": params}, x, STEPS))
+    assert_close(run(still), run(np.repeat(still, STEPS, 1)))
+
+
 @each_block
 def test_gradients_of_a_still_image_are_those_of_its_repetition(name: str) -> None:
     """Of the last frame; what a still image gets is the sum over its repetitions."""

@@ -108,8 +108,8 @@ def test_the_folder_of_the_user(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert compilation.user_folder() == tmp_path / "cssm-lab" / "jax"
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # to be ignored, as the specification has it
-    monkeypatch.setenv("HOME", "/home/her")
-    assert str(compilation.user_folder()) == "/home/her/.cache/cssm-lab/jax"
+    monkeypatch.setenv("HOME", "/users/her")
+    assert str(compilation.user_folder()) == "/users/her/.cache/cssm-lab/jax"
 
 
 def test_another_number_of_cores_is_another_machine(monkeypatch):

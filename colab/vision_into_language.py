@@ -58,8 +58,8 @@ from experiments.analyses import injection as look
 from experiments.cli import load_config
 from experiments.configs.injection import MECHANISMS
 from experiments.injection import train_and_evaluate
-from experiments.injection_models import pack
-from experiments.scene_encoder import ROLES
+from experiments.models.injection import pack
+from experiments.models.scene_encoder import ROLES
 from experiments.tasks import scene_encoder
 from experiments.tasks.injection import make_task
 

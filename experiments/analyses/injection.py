@@ -15,7 +15,7 @@ from common.array_types import Array, Float, Int, PyTree
 from common.data.pipeline import Batch
 from common.data.sort_of_clevr import TYPES, measure_floors
 from common.data.sort_of_clevr.questions import QUESTION_LENGTH
-from experiments.injection_models import VisionLanguageModel
+from experiments.models.injection import VisionLanguageModel
 from experiments.tasks.injection import GROUPS, InjectionTask
 from experiments.tasks.scene_encoder import encoder_run, make_task
 

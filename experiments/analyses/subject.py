@@ -29,7 +29,7 @@ from common.files import StrPath
 from cssm.blocks.spectral import SpectralBlock
 from cssm.model import SpectralClassifier
 from cssm.upstream import content_to_model
-from experiments.models import make_model
+from experiments.models.vision import make_model
 from experiments.reports.measurements import find_anatomy, in_batches, predict
 from experiments.reports.run import Run
 from experiments.tasks.pathfinder import PathfinderTask

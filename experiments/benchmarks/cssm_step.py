@@ -45,7 +45,7 @@ from experiments.benchmarks.timing import (
     read_flags,
     write_json,
 )
-from experiments.models import make_model
+from experiments.models.vision import make_model
 
 
 @dataclasses.dataclass(frozen=True)

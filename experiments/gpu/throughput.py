@@ -31,7 +31,7 @@ from common.train.state import parameter_count
 from experiments.benchmarks.timing import Compiled, measure_in_turn, print_table
 from experiments.gpu.bare import without_native_code
 from experiments.gpu.records import on_gpu, peak_bytes, write_record
-from experiments.models import make_model
+from experiments.models.vision import make_model
 
 OUT = Path("runs/gpu/throughput.json")
 REPEATS = 9

@@ -6,7 +6,7 @@ from typing import Any
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from experiments.models import make_model
+from experiments.models.vision import make_model
 
 GATES, STATES = 10, 3
 """Of the block `transformer`."""

@@ -18,9 +18,9 @@ from common.data.sort_of_clevr.questions import QUESTION_LENGTH
 from common.errors import UserError
 from common.train import wilson_interval
 from common.train.evaluation import Scores
-from experiments.encoded_scenes import EncodedScenes, See
-from experiments.injection_models import VisionLanguageModel, make_injection_model
-from experiments.scene_encoder import map_side
+from experiments.models.injection import VisionLanguageModel, make_injection_model
+from experiments.models.scene_encoder import map_side
+from experiments.tasks.encoded_scenes import EncodedScenes, See
 from experiments.tasks.scene_encoder import encoder_run, pictures, trained_encoder
 
 Batch = Mapping[str, Array]

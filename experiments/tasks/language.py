@@ -27,7 +27,7 @@ from common.errors import UserError
 from common.kernels import CrossEntropy, linear_cross_entropy
 from common.train.evaluation import Scores
 from convattn import LanguageModel
-from experiments.models import make_language_model
+from experiments.models.language import make_language_model
 
 Batch = Mapping[str, Array]
 SPLITS = ("train", "validation", "test")

@@ -22,7 +22,7 @@ from common.data.pathfinder import (
 from common.data.pathfinder.sources import hold_in_memory, open_sources
 from common.data.pipeline import Source
 from cssm import SpectralClassifier
-from experiments.models import make_model
+from experiments.models.vision import make_model
 
 Batch = Mapping[str, Array]
 

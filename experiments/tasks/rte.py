@@ -15,7 +15,7 @@ from alcnet import PERPLEXITY, ALCNet, Decision, Encoder, find_folder, load_enco
 from common.array_types import Array, Float, PRNGKey, PyTree
 from common.data.pairs import FolderTokens, TokenPairs, WordTokens, load_glue, make_facts
 from common.errors import UserError
-from experiments.alcnet_models import fresh_encoder, make_alcnet
+from experiments.models.entailment import fresh_encoder, make_alcnet
 from experiments.tasks.film_scores import film_moments, film_summary, without_moments
 from experiments.tasks.perplexity import open_perplexity
 

@@ -18,8 +18,7 @@ from common.errors import UserError
 from common.injection import GatedMLP
 from common.train import Progress, fit, restore_params
 from common.train.workdir import to_fields, to_json, writing
-from experiments.encoded_scenes import See
-from experiments.scene_encoder import (
+from experiments.models.scene_encoder import (
     CONVOLUTIONS,
     ROLES,
     DistanceAttention,
@@ -28,6 +27,7 @@ from experiments.scene_encoder import (
     Seen,
     map_side,
 )
+from experiments.tasks.encoded_scenes import See
 
 Batch = Mapping[str, Array]
 SPLITS = ("train", "validation", "test", "encoder_train", "encoder_validation")

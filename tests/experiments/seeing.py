@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from experiments.scene_encoder import map_side
+from experiments.models.scene_encoder import map_side
 
 
 def seeing(config):

@@ -5,7 +5,7 @@ import numpy as np
 
 from common.data.pathfinder import PathfinderImages
 from common.train import make_init, make_optimizer, make_train_step, metric_names
-from experiments.models import make_model
+from experiments.models.vision import make_model
 from experiments.tasks.pathfinder import PathfinderTask
 
 

@@ -16,7 +16,7 @@ from cssm import SimpleCSSM
 from experiments.analyses import causes, contours, cost, open_subject, recurrence
 from experiments.analyses.page import SECTIONS
 from experiments.analyze import main
-from experiments.models import make_model
+from experiments.models.vision import make_model
 
 SHIPPED = Path(__file__).parents[2] / "colab" / "checkpoints" / "pathfinder_64.pkl"
 MODEL = {"embed_dim": 4, "kernel_size": 3, "seq_len": 3, "pos_embed": "none"}

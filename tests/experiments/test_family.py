@@ -12,7 +12,7 @@ from common.train.state import parameter_count
 from cssm.simple import BLOCKS
 from experiments.cli import load_config
 from experiments.configs.family import BASELINES, MODELS, READOUTS, SEEDS, TABLE
-from experiments.models import MODELS as BUILDERS
+from experiments.models.vision import MODELS as BUILDERS
 from experiments.reports.family import main
 from tests.experiments.steps import step_shapes
 

@@ -31,8 +31,8 @@ from experiments.comparisons.running import read_seeds, shorter, train_one
 from experiments.configs import injection as configs
 from experiments.injection import DEFAULT_CONFIG, main
 from experiments.injection import make_task as trained_task
-from experiments.injection_mechanisms import Pooled
-from experiments.injection_models import pack
+from experiments.models.injection import pack
+from experiments.models.mechanisms import Pooled
 from experiments.reports import injection_comparison as page_maker
 from experiments.reports.injection_comparison import add_layers, write_page
 from experiments.tasks import scene_encoder

@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 from common.errors import UserError
 from common.train import fit, read_records
 from experiments.cli import load_config
-from experiments.models import make_model
+from experiments.models.vision import make_model
 from experiments.pathfinder import DEFAULT_CONFIG, RUNS, train_and_evaluate
 from experiments.tasks.pathfinder import make_task
 from tests.experiments.steps import step_shapes

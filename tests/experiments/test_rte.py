@@ -11,9 +11,9 @@ from scipy import stats
 
 from alcnet import Embeddings, Encoder, EncoderLayer
 from common.errors import UserError
-from experiments.alcnet_models import BRANCHES, make_alcnet
 from experiments.cli import load_config
 from experiments.configs.rte import ABLATIONS
+from experiments.models.entailment import BRANCHES, make_alcnet
 from experiments.reports import rte_table
 from experiments.reports.pair_answers import Answers, require_two_classes
 from experiments.rte import DEFAULT_CONFIG, main, train_and_evaluate

@@ -10,9 +10,9 @@ from common.data.sort_of_clevr import SceneSettings, SortOfClevr
 from common.errors import UserError
 from common.injection import GatedMLP
 from experiments.cli import load_config
-from experiments.encoded_scenes import EncodedScenes
 from experiments.injection import DEFAULT_CONFIG
-from experiments.scene_encoder import STEEPNESS, DistanceAttention, PlacesBlock
+from experiments.models.scene_encoder import STEEPNESS, DistanceAttention, PlacesBlock
+from experiments.tasks.encoded_scenes import EncodedScenes
 from experiments.tasks.scene_encoder import (
     encoder_run,
     make_task,

@@ -18,7 +18,7 @@ from common.injection import (
     layer_names,
     mllama_decoder,
 )
-from experiments.injection_mechanisms import MECHANISMS, Mechanism, Setting
+from experiments.models.mechanisms import MECHANISMS, Mechanism, Setting
 
 
 class Text(NamedTuple):

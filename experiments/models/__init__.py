@@ -1,0 +1,1 @@
+"""Models from configs: where their words become modules."""

@@ -52,9 +52,10 @@ def make_mesh(sizes: Mapping[str, int]) -> Mesh:
     shape = _without_rest(shape, len(devices))
     needed = math.prod(shape.values())
     if needed > len(devices) or (needed < len(devices) and jax.process_count() > 1):
-        product = " x ".join(str(size) for size in shape.values() if size > 1)
+        product = " x ".join(f"{name} {size}" for name, size in shape.items() if size > 1)
         raise UserError(
-            f"config.mesh asks for {product or 1} = {needed} devices, and there are {len(devices)}"
+            f"config.mesh ({product or 'data 1'}) asks for {needed} devices, and there are "
+            f"{len(devices)}"
         )
     return jax.make_mesh(
         tuple(shape.values()), AXES, (AxisType.Auto,) * len(AXES), devices=devices[:needed]

@@ -32,10 +32,11 @@ class Runs(NamedTuple):
             The content of `workdir/result.json`: scores by split, steps, parameters, timing.
         """
         from common.processes import first_alone, has_others, is_first
-        from common.train import Startup, fit, require_free
+        from common.train import Startup, fit, make_run_mesh, require_free
 
+        make_run_mesh(config)  # mistakes are told before data is generated
         if is_first():
-            require_free(Path(workdir))  # before data is generated
+            require_free(Path(workdir))
         startup = Startup()
         with startup.data(), first_alone("data"):
             task = self.make_task(config)

@@ -12,6 +12,7 @@ from common.train.preemption import Preempted, StopRequest
 from common.train.profiling import ProfiledStep
 from common.train.progress import NoProgress, Progress, ProgressLine
 from common.train.replay import Replay, replay
+from common.train.sharding import make_run_mesh
 from common.train.startup import Startup
 from common.train.state import TrainState, make_init, metric_names, parameter_count
 from common.train.step import make_train_step
@@ -44,6 +45,7 @@ __all__ = [
     "make_batch_sums",
     "make_init",
     "make_optimizer",
+    "make_run_mesh",
     "make_schedule",
     "make_train_step",
     "metric_names",

@@ -14,7 +14,6 @@ from ml_collections import ConfigDict
 from common.checkpoints import CheckpointManager, SaveError
 from common.data.pipeline import Source, batch_indices, training_batches
 from common.errors import UserError
-from common.mesh import BY_EXAMPLES, make_mesh
 from common.processes import first_alone, has_others, is_first, require_same
 from common.train.averaging import scored_params
 from common.train.clock import StepClock
@@ -26,7 +25,7 @@ from common.train.parts import RunParts, check_notes, sample_batch
 from common.train.preemption import Preempted, SharedStopRequest, StopRequest
 from common.train.profiling import ProfiledStep
 from common.train.progress import NoProgress, Progress, ProgressLine
-from common.train.sharding import check_axes
+from common.train.sharding import check_axes, make_run_mesh
 from common.train.skipping import SkipWatch, nonfinite_names
 from common.train.startup import Startup
 from common.train.state import TrainState, parameter_count
@@ -80,7 +79,7 @@ def fit(
     """
     folder = Workdir(workdir)
     check_config(task, config)
-    mesh = make_mesh(config.get("mesh", BY_EXAMPLES))
+    mesh = make_run_mesh(config)
     check_axes(mesh, getattr(task, "spreads", ()))
     keep_freed_memory()
     if progress is None:
@@ -148,7 +147,6 @@ class _Run:
         self.patience = config.train.get("patience", 0)
         self.parts = RunParts(task, config, mesh)
         self.sharding = self.parts.sharding
-        self.sharding.check_batch(config.train.batch_size, config.train.get("accumulate", 1))
         stack.enter_context(self.sharding.in_force())
         self.train_step = self.parts.train_step
         if profile:

@@ -15,8 +15,8 @@ from common.checkpoints import CheckpointReader
 from common.checkpoints.reader import print_warning
 from common.data.pipeline import Batch, batch_indices, gather
 from common.errors import UserError
-from common.mesh import BY_EXAMPLES, make_mesh
 from common.train.parts import RunParts, check_notes
+from common.train.sharding import make_run_mesh
 from common.train.skipping import nonfinite_names
 from common.train.state import TrainState
 from common.train.task import Task, objective
@@ -72,7 +72,7 @@ def replay(
     """
     if not 1 <= step <= config.train.steps:
         raise UserError(f"--step: there is no step {step}; expected 1 to {config.train.steps}")
-    parts = RunParts(task, config, make_mesh(config.get("mesh", BY_EXAMPLES)))
+    parts = RunParts(task, config, make_run_mesh(config))
     with parts.sharding.in_force():
         return _replayed(task, config, Workdir(workdir), step, parts, tell)
 

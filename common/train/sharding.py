@@ -11,10 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
+from ml_collections import ConfigDict
 
 from common.array_types import PyTree
 from common.errors import UserError
-from common.mesh import AXES, BATCH
+from common.mesh import AXES, BATCH, BY_EXAMPLES, make_mesh
 
 SMALLEST = 2**12
 """Number of entries from which an array of the state is spread: less is sooner sent than cut."""
@@ -105,6 +106,20 @@ class Sharding:
     def rounded_up(self, batch_size: int) -> int:
         """Returns the size of a batch for scoring, which padding fits to the devices."""
         return -(-batch_size // self.batch_devices) * self.batch_devices
+
+
+def make_run_mesh(config: ConfigDict) -> Mesh:
+    """Returns the mesh of a run, which divides its batches.
+
+    Args:
+        config: see `fit`; without `mesh` the examples go over all devices.
+
+    Raises:
+        UserError: the number of devices or the size of a batch does not fit.
+    """
+    mesh = make_mesh(config.get("mesh", BY_EXAMPLES))
+    Sharding(mesh).check_batch(config.train.batch_size, config.train.get("accumulate", 1))
+    return mesh
 
 
 def check_axes(mesh: Mesh, spreads: tuple[str, ...]) -> None:

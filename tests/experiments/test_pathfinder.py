@@ -113,3 +113,11 @@ def test_values_that_a_baseline_refuses_are_named(fields, message):
 def test_unknown_variant_lists_the_known_ones():
     with pytest.raises(UserError, match="'smok' is unknown; choose one of .*smoke"):
         load_config(variant("smok"))
+
+
+def test_a_mesh_that_does_not_fit_is_told_before_any_image_is_drawn(tmp_path):
+    fields = {"mesh.data": 99, "data.cache": str(tmp_path / "data")}
+    config = load_config(variant("smoke"), fields)
+    with pytest.raises(UserError, match=r"config.mesh \(data 99\) asks for 99 devices"):
+        train_and_evaluate(config, tmp_path / "run")
+    assert not (tmp_path / "data").exists()

@@ -25,7 +25,7 @@ def test_minus_one_is_for_the_devices_that_are_left():
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        ({"data": 3, "fsdp": 3}, r"config.mesh asks for 3 x 3 = 9 devices, and there are 8"),
+        ({"data": 3, "fsdp": 3}, r"config.mesh \(data 3 x fsdp 3\) asks for 9 devices, and"),
         ({"data": -1, "time": 3}, r"config.mesh: 3 devices \(time 3\) do not divide the 8 that"),
         ({"data": -1, "fsdp": -1}, "config.mesh.fsdp is -1, but so is config.mesh.data"),
         ({"data": 0}, "config.mesh.data is 0, expected 1 or more, or -1"),

@@ -21,7 +21,7 @@ for _ in range(3):
 print(json.dumps([kept, faults[-1] / (40 * 2**20 / resource.getpagesize())]))
 """
 """Asks three times for 40 arrays of 1 MB, as many together as a step needs and each too small for
-huge pages. In a process of its own: the heap of one with many libraries may have no room to grow."""
+huge pages. In a process of its own: the heap of one with many libraries may be unable to grow."""
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is another")

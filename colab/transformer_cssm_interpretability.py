@@ -114,8 +114,8 @@ DATA = os.environ.get("CSSM_LAB_DATA")  # TFRecords or PNG files of yours; else 
 #
 # **Simplifications of the right:** one kernel instead of two; one coupling both ways; a memory without
 # a kernel; feedback by α·𝒦*A. The seed gives these, and 64 channels, as reasons why 88.50 is more than
-# 85.50 %; it tests none of them. (README, 'The family on one small task', compares forms at about equal
-# size.)
+# 85.50 %; it tests none of them. (docs/pathfinder.md, 'The family on one small task', compares
+# forms at about equal size.)
 #
 # The seed shows a γ·Z on the left's diagonal and calls it bilinear. The code has no such term: both are
 # linear, else neither could be scanned.

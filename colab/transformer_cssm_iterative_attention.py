@@ -116,8 +116,8 @@ DATA = os.environ.get("CSSM_LAB_DATA")  # TFRecords or PNG files of yours; else 
 #
 # The public images come in levels: contours of 9 paddles (easier), 14, and 20 (harder). In them,
 # connected dots tend to be nearer than unconnected ones, and *the distance between the dots alone*
-# tells some 87 / 77 / 61 % of images at contours of 6 / 9 / 14 paddles (README, Data). An accuracy is to be read against
-# that. The images that this model was trained on come in pairs with the same distance (50 %).
+# tells some 87 / 77 / 61 % of images at contours of 6 / 9 / 14 paddles (docs/data.md). An accuracy is to be
+# read against that. The images that this model was trained on come in pairs with the same distance (50 %).
 
 # %%
 levels = [PathfinderSettings(128, length, layout="reference") for length in (9, 14, 20)]

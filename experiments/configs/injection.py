@@ -19,7 +19,7 @@ The encoder is trained before, without questions, and frozen: at the place of ev
 the object, the nearest and the furthest one. Runs of one seed and the same encoder share it; the
 first trains it. From questions alone, encoder and all, distances were not learned in 3,000 steps.
 
-Measured: see the README, "Questions about pictures".
+Measured: see docs/injection.md, "Questions about pictures".
 """
 
 from ml_collections import ConfigDict

@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m experiments.faults", description=__doc__, allow_abbrev=False
     )
     parser.add_argument("fault", choices=FAULTS, help="what to put on the runs")
-    parser.add_argument("--times", type=int, help="how often (default: as the table in README)")
+    parser.add_argument("--times", type=int, help="how often (default: as in docs/runs.md)")
     parser.add_argument("--seed", type=int, default=0, help="chooses the moments (default: 0)")
     parser.add_argument(
         "--workdir", type=Path, help="an empty folder to keep the runs (default: they are deleted)"

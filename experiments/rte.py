@@ -35,7 +35,8 @@ def analyze(config: ConfigDict, workdir: str | Path) -> None:
     """Writes analysis/analysis.html of a run: branches, probes, gradients, where the CNN looks."""
     from experiments.analyses import entailment
 
-    print("page:", entailment.write_analysis(config, Path(workdir), make_task(config)))
+    task = make_task(config)
+    print("page:", entailment.write_analysis(config, Path(workdir), task, tell=print))
 
 
 def modes() -> dict[str, Callable[..., object]]:

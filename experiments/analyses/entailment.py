@@ -18,13 +18,20 @@ from common.array_types import PyTree
 from common.data.pairs import TokenPairs
 from common.data.pipeline import evaluation_batches
 from common.train import restore_params
-from experiments.analyses import entailment_branches, entailment_film, entailment_gradients
+from experiments.analyses import (
+    entailment_branches,
+    entailment_film,
+    entailment_gradients,
+    entailment_maps,
+)
 from experiments.reports.pair_answers import held_out
 from experiments.reports.pair_baselines import score_answers
 from experiments.reports.wording import interval, share
 
 MAX_PAIRS = 1_000
 """Pairs of the held-out set that are looked at, at most."""
+MAX_TRAINING_PAIRS = 2_500
+"""Pairs of the training set that probes are fitted to, at most."""
 MAP_PAIRS = 128
 """Pairs whose maps are kept."""
 
@@ -65,6 +72,13 @@ class PairSubject:
         """Returns gamma and beta of every block for each pair, with other parameters."""
         size = self.config.train.eval_batch_size
         return decisions(self.decide, params, self.source, size).modulations
+
+    def trained_features(self) -> tuple[Mapping[str, np.ndarray], np.ndarray]:
+        """Returns the features of training pairs by branch, and their labels."""
+        source = self.task.train_source
+        source = source.first(min(len(source), MAX_TRAINING_PAIRS))
+        found = decisions(self.decide, self.params, source, self.config.train.eval_batch_size)
+        return found.features, np.asarray(source.pairs.labels)
 
     def read(self, params: PyTree, count: int = MAP_PAIRS) -> tuple[Reading, np.ndarray]:
         """Returns what the branches read of the first pairs, and the labels of these."""
@@ -144,8 +158,8 @@ SECTIONS: dict[str, Callable[[Page, PairSubject], None]] = {
     "length": entailment_branches.add_length,
     "gradients": entailment_gradients.add_flow,
     "chain rule": entailment_gradients.add_chain_rule,
-    "heat maps": entailment_gradients.add_heat_maps,
-    "patch": entailment_gradients.add_patch,
+    "heat maps": entailment_maps.add_heat_maps,
+    "patch": entailment_maps.add_patch,
     "discussion": entailment_branches.add_discussion,
 }
 """What the page consists of, in order."""

@@ -1,6 +1,7 @@
 """What the branches of a model of pairs hold: ablations, dependence, variance, probes."""
 
 import itertools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,17 +12,21 @@ from common.analysis import (
     comparison,
     feature_variance,
     linear_probe,
+    logistic_regression,
     norm_correlation,
     rv_coefficient,
+    svcca,
 )
 from common.analysis.page import Page
 from common.errors import UserError
+from common.train import wilson_interval
 from experiments.reports import rte_table
-from experiments.reports.measurements import Score
 from experiments.reports.wording import share
 
 PENALTY = 1e-2
 """Of the probes, whose features are many beside a few hundred pairs."""
+COMPONENTS = 0.5
+"""Share of either side's variance whose principal components are correlated."""
 NAMES = {"cnn": "CNN", "cls": "CLS", "stats": "Stats"}
 
 
@@ -100,6 +105,7 @@ def add_dependence(page: Page, subject: Any) -> None:
                 ("RV", rv_coefficient),
                 ("correlation of norms", norm_correlation),
                 ("mean canonical correlation", _mean_canonical),
+                (f"the same of {share(COMPONENTS, 0)} of the variance", _of_components),
             ):
                 values = [_or_nan(measure, x, z) for z in (y, shuffled)]
                 rows.append((f"{name} ({NAMES[a]}, {NAMES[b]})", *(f"{v:.4f}" for v in values)))
@@ -109,13 +115,19 @@ def add_dependence(page: Page, subject: Any) -> None:
     page.paragraph(
         "The measures of the seed, and beside each its value when the pairs of one side are "
         "shuffled, so that nothing is shared: with a few hundred pairs and so many features the "
-        "canonical correlations are far from zero by chance alone."
+        "canonical correlations are far from zero by chance alone, and 1 with as many features as "
+        "pairs. So they are also taken of the fewest principal components that hold half of the "
+        "variance of either side (SVCCA)."
     )
     page.table(("measure", "value", "shuffled"), rows)
 
 
 def _mean_canonical(x: np.ndarray, y: np.ndarray) -> float:
     return float(canonical_correlations(x, y).mean())
+
+
+def _of_components(x: np.ndarray, y: np.ndarray) -> float:
+    return svcca(x, y, COMPONENTS)
 
 
 def _or_nan(measure: Any, x: np.ndarray, y: np.ndarray) -> float:
@@ -161,42 +173,71 @@ def add_variance(page: Page, subject: Any) -> None:
     page.table(("branch", "features", "mean variance", "effective rank"), rows)
 
 
-def probe_scores(features: Any, labels: np.ndarray) -> dict[str, ProbeScore]:
-    """Returns the cross-validated accuracy of linear probes on all combinations of branches."""
-    found = {}
+def probe_scores(
+    features: Any, labels: np.ndarray, score: Callable[[Any], ProbeScore] | None = None
+) -> dict[str, ProbeScore]:
+    """Returns the accuracy of linear probes on all combinations of branches.
+
+    Args:
+        features: (n, d) by branch.
+        labels: (n,).
+        score: gives the score of a combination, from its branches' names; ten-fold
+            cross-validation by default.
+    """
     names = [name for name in ("cnn", "cls", "stats") if name in features]
-    for count in range(1, len(names) + 1):
-        for chosen in itertools.combinations(names, count):
-            joined = np.concatenate([features[name] for name in chosen], 1)
-            label = "+".join(NAMES[name] for name in chosen)
-            found[label] = linear_probe(joined, labels, penalty=PENALTY)
-    return found
+
+    def cross_validated(chosen: tuple[str, ...]) -> ProbeScore:
+        return linear_probe(_joined(features, chosen), labels, penalty=PENALTY)
+
+    return {
+        "+".join(NAMES[name] for name in chosen): (score or cross_validated)(chosen)
+        for count in range(1, len(names) + 1)
+        for chosen in itertools.combinations(names, count)
+    }
+
+
+def _joined(features: Any, chosen: Sequence[str]) -> np.ndarray:
+    return np.concatenate([features[name] for name in chosen], 1)
 
 
 def add_probes(page: Page, subject: Any) -> None:
     """Adds what can be read off the frozen features of the branches."""
     scores = probe_scores(subject.features, subject.labels)
+    learned, learned_labels = subject.trained_features()
+
+    def fitted_to_training(chosen: tuple[str, ...]) -> ProbeScore:
+        model = logistic_regression(_joined(learned, chosen), learned_labels, PENALTY)
+        answers = model.probability(_joined(subject.features, chosen)) > 0.5
+        correct = int((answers == (subject.labels == 1)).sum())
+        count = len(answers)
+        return ProbeScore(correct / count, *wilson_interval(correct, count), correct, count)
+
+    others = probe_scores(subject.features, subject.labels, fitted_to_training)
     majority = float(max(subject.labels.mean(), 1 - subject.labels.mean()))
     page.section("Linear probes")
     page.paragraph(
-        "Logistic regressions on the frozen features of the held-out pairs, ten-fold "
-        "cross-validated, with 95 % Wilson intervals. The more frequent class is "
-        f"{share(majority)}. The features come from a model trained on other pairs; the probes are "
-        "fitted to these."
+        "Logistic regressions on frozen features, scored on the held-out pairs with 95 % Wilson "
+        f"intervals, where the more frequent class is {share(majority)}. Once fitted to these "
+        "pairs, ten-fold cross-validated: what a few hundred new pairs tell. Once fitted to "
+        f"{len(learned_labels):,} training pairs, whose features the model was trained to tell "
+        "apart: what carries over."
     )
-    intervals = {name: Score(s.accuracy, s.low, s.high) for name, s in scores.items()}
     page.table(
-        ("features", "accuracy", "95 % interval"),
-        [
-            (n, share(s.value), f"{100 * s.low:.1f} to {share(s.high)}")
-            for n, s in intervals.items()
-        ],
+        ("features", "cross-validated", "95 % interval", "from training pairs", "95 % interval"),
+        [(name, *_cells(scores[name]), *_cells(others[name])) for name in scores],
     )
     page.figure(
-        comparison(list(intervals), *zip(*intervals.values(), strict=True), chance=majority),
+        comparison(
+            list(scores), *zip(*(s[:3] for s in scores.values()), strict=True), chance=majority
+        ),
         "probes",
-        "Accuracy of linear probes on the features of branches; dotted, the more frequent class",
+        "Accuracy of cross-validated probes on features of branches; dotted, the more frequent "
+        "class",
     )
+
+
+def _cells(score: ProbeScore) -> tuple[str, str]:
+    return share(score.accuracy), f"{100 * score.low:.1f} to {share(score.high)}"
 
 
 def explained_by(x: np.ndarray, columns: np.ndarray) -> float:

@@ -1,18 +1,21 @@
-"""Where the CNN presses: gradients into queries, keys and values, and on the maps themselves."""
+"""Gradients into queries, keys and values of an encoder, of the branches and written out."""
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-from common.analysis import linear_probe, style
+from alcnet import ALCNet, Reading, pool_maps
+from common.analysis import style
+from common.analysis.causal_figures import LOOKS
 from common.analysis.page import Page
 from common.array_types import Array, PyTree
-from experiments.reports.wording import share
+from experiments.analyses.entailment_branches import NAMES
 
 PARTS = ("query", "key", "value")
 PAIRS = 32
@@ -32,23 +35,15 @@ def flow(subject: Any, branches: Sequence[str | None]) -> list[np.ndarray]:
             'stats'; FiLM's way through the CNN counts as the CNN's. None for all.
     """
     batch = subject.source.__getitems__(np.arange(min(PAIRS, len(subject.source))))
-    model = subject.task.model
-
-    def loss(params: PyTree, held: dict[str, Array]) -> Array:
-        variables = {"params": params}
-        reading = model.apply(variables, **subject.task.inputs(batch), method="read")[0]
-        cut = {}
-        for name, field in READ_FIELDS.items():
-            value = getattr(reading, field)
-            if value is not None:
-                cut[field] = jnp.where(held[name], jax.lax.stop_gradient(value), value)
-        logits = model.apply(variables, reading.replace(**cut), method="decide").logits
-        chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), batch["label"][:, None], 1)
-        return -chosen.mean()
+    model, inputs = subject.task.model, subject.task.inputs(batch)
 
     @jax.jit
     def norms(params: PyTree, held: dict[str, Array]) -> Array:
-        slopes = jax.grad(loss)(params, held)["encoder"]
+        def loss(params: PyTree) -> Array:
+            reading = _held(model.apply({"params": params}, **inputs, method="read")[0], held)
+            return _cross_entropy(model, params, reading, batch["label"])
+
+        slopes = jax.grad(loss)(params)["encoder"]
         layers = sorted((k for k in slopes if k.startswith("layers_")), key=lambda k: int(k[7:]))
         return jnp.stack(
             [
@@ -66,12 +61,27 @@ def flow(subject: Any, branches: Sequence[str | None]) -> list[np.ndarray]:
     ]
 
 
+def _held(reading: Reading, held: Mapping[str, Any]) -> Reading:
+    """Returns the reading without a gradient through what branches that are held read."""
+    cut = {}
+    for name, field in READ_FIELDS.items():
+        value = getattr(reading, field)
+        if value is not None:
+            cut[field] = jnp.where(held[name], jax.lax.stop_gradient(value), value)
+    return reading.replace(**cut)
+
+
+def _cross_entropy(model: Any, params: PyTree, reading: Reading, labels: Array) -> Array:
+    logits = model.apply({"params": params}, reading, method="decide").logits
+    return -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], 1).mean()
+
+
 def add_flow(page: Page, subject: Any) -> None:
     """Adds the gradients at Q, K and V with and without the CNN."""
     names = [
         name
-        for name, field in (("cls", "cls"), ("cnn", "cnn"), ("stats", "stats"))
-        if field in subject.features
+        for name in READ_FIELDS
+        if name in subject.features
         and (name != "stats" or "stats" in subject.config.model.branches)
     ]
     found = dict(zip(("all", *names), flow(subject, [None, *names]), strict=True))
@@ -87,6 +97,11 @@ def add_flow(page: Page, subject: Any) -> None:
             else ""
         )
     )
+    page.figure(
+        flow_by_layer(found),
+        "gradient_flow",
+        "Gradient norms at queries, keys and values by layer, for all branches and each alone",
+    )
     page.table(
         ("through", "layer", *PARTS),
         [
@@ -97,127 +112,130 @@ def add_flow(page: Page, subject: Any) -> None:
     )
 
 
+@style.styled
+def flow_by_layer(found: Mapping[str, np.ndarray]) -> Figure:
+    """Draws norms (layers, 3) by name, a panel for each of Q, K and V; zeros are left out."""
+    figure = style.new_figure(3.0)
+    grid = figure.subplots(1, len(PARTS), sharey=True)
+    for column, (axes, part) in enumerate(zip(grid, PARTS, strict=True)):
+        for (name, values), (colour, line, marker) in zip(found.items(), LOOKS, strict=False):
+            norms = np.where(values[:, column] > 0, values[:, column], np.nan)
+            label = name if name == "all" else f"{NAMES[name]} alone"
+            axes.plot(norms, color=colour, linestyle=line, marker=marker, label=label)
+        axes.set(yscale="log", title=part, xlabel="layer")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    grid[0].set_ylabel("norm of the gradient")
+    handles = grid[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside upper center", ncols=len(found))
+    return figure
+
+
 def add_chain_rule(page: Page, subject: Any) -> None:
-    """Adds the chain rule from a map to the scores, checked on this model's maps."""
+    """Adds the chain rule from a map to the kernels, checked on this model's own."""
     if "cnn" not in subject.features:
         return
     page.section("The chain rule, written out and checked")
     page.paragraph(
-        "With scores S = Q K' / sqrt(d), map A = softmax(S) and G = dL/dA from the CNN: "
-        "dL/dS = A * (G - rowsum(A * G)), dL/dQ = dL/dS K / sqrt(d), dL/dK = (dL/dS)' Q / sqrt(d), "
-        "and with Q = X W_q: dL/dW_q = X' dL/dQ. The map of a layer does not hold its own values, "
-        "so that dL/dV = 0 for the last layer that is read; below it V acts through X of the layer "
-        "above."
+        "In a layer with input X, per head of width d: Q = X W_q + b_q, K = X W_k + b_k, scores "
+        "S = Q K' / sqrt(d), map A = softmax(S) row by row. The CNN sees A, and gives G = dL/dA. "
+        "Row i of the softmax has dA_ij / dS_ik = A_ij (1[j = k] - A_ik), so that "
+        "dL/dS = A * (G - rowsum(A * G)): only what differs from the row's average presses. From "
+        "there dL/dQ = dL/dS K / sqrt(d), dL/dK = (dL/dS)' Q / sqrt(d), and summed over pairs and "
+        "places dL/dW_q = X' dL/dQ, dL/dW_k = X' dL/dK. The map of a layer does not hold its own "
+        "values, so that dL/dW_v = 0 for the last layer that is read; below it V acts through X "
+        "of the layer above."
     )
-    reading, _ = subject.read(subject.params, PAIRS)
-    error = chain_rule_error(subject.task.model, subject.task.model_params(subject.params), reading)
+    check = check_chain_rule(subject)
     page.paragraph(
-        "Checked on the maps of this model: the softmax step by this formula against automatic "
-        f"differentiation, largest difference {error:.1e} of the largest entry."
+        f"Checked on {PAIRS} pairs at layer {check.layer}, the last that the CNN reads, through "
+        "the CNN alone: dL/dW_q and dL/dW_k by these formulas, in float64 but for G, against "
+        "automatic differentiation of the whole model in float32. Largest difference, as a share "
+        f"of the largest entry: {check.query:.1e} at the queries, {check.key:.1e} at the keys. "
+        f"The largest entry of dL/dW_v there is {check.value:.1g}."
     )
 
 
-def chain_rule_error(model: Any, params: PyTree, reading: Any) -> float:
-    """Returns how far the formula for dL/dS is from autodiff, relative to its largest entry.
+class ChainRuleCheck(NamedTuple):
+    """How far the written formulas are from automatic differentiation.
 
-    The rows of a map of regions are distributions as those of tokens are; S is their logarithm.
+    Attributes:
+        layer: the last one that the CNN reads.
+        query: largest difference of dL/dW_q, relative to its largest entry.
+        key: likewise of dL/dW_k.
+        value: largest entry of dL/dW_v.
     """
 
-    def logit(maps: Array) -> Array:
-        decision = model.apply({"params": params}, reading.replace(maps=maps), method="decide")
-        return decision.logits[:, 0].sum()
-
-    def through_softmax(scores: Array) -> Array:
-        return logit(jax.nn.softmax(scores, axis=3))
-
-    scores = jnp.log(jnp.maximum(reading.maps, 1e-12))
-    maps = jax.nn.softmax(scores, axis=3)
-    found = jax.jit(jax.grad(through_softmax))(scores)
-    g = jax.jit(jax.grad(logit))(maps)
-    written = maps * (g - jnp.sum(maps * g, axis=3, keepdims=True))
-    scale = jnp.maximum(jnp.max(jnp.abs(found)), 1e-30)
-    return float(jnp.max(jnp.abs(found - written)) / scale)
+    layer: int
+    query: float
+    key: float
+    value: float
 
 
-def pressure(subject: Any, params: PyTree) -> np.ndarray:
-    """Returns mean |gradient x activation| of the answer's logit, (layers, heads, q, s)."""
-    reading, labels = subject.read(params, PAIRS)
-    model, merged = subject.task.model, subject.task.model_params(params)
+def check_chain_rule(subject: Any) -> ChainRuleCheck:
+    """Compares the gradients at a layer's kernels through the CNN with those written out."""
+    batch = subject.source.__getitems__(np.arange(min(PAIRS, len(subject.source))))
+    model = in_float32(subject.task.model)
+    inputs, labels = subject.task.inputs(batch), batch["label"]
+    params = subject.task.model_params(subject.params)
+    held = {name: name != "cnn" for name in READ_FIELDS}
+    layer = max(model.map_layers or range(len(model.encoder.layers)))
+    place = -1 if model.map_layers is None else model.map_layers.index(layer)
+    regions = model.regions(inputs["attention_mask"], inputs["token_type_ids"])
 
-    def logit(maps: Array) -> Array:
-        decision = model.apply({"params": merged}, reading.replace(maps=maps), method="decide")
-        return jnp.take_along_axis(decision.logits, labels[:, None], 1).sum()
+    @jax.jit
+    def differentiate(params: PyTree) -> tuple[PyTree, Reading, Array]:
+        def loss(params: PyTree) -> tuple[Array, Any]:
+            found: Any = model.apply({"params": params}, **inputs, method="read")
+            reading, out = found
+            value = _cross_entropy(model, params, _held(reading, held), labels)
+            return value, (reading, out.hidden_states[layer])
 
-    slope = jax.jit(jax.grad(logit))(reading.maps)
-    values = np.abs(np.asarray(slope * reading.maps)).mean(0)
-    return np.moveaxis(values, 3, 1)
+        slopes, (reading, below) = jax.grad(loss, has_aux=True)(params)
+        return slopes["encoder"][f"layers_{layer}"]["attention"], reading, below
 
+    @jax.jit
+    def at_maps(maps: Array, reading: Any) -> Array:
+        def loss(maps: Array) -> Array:
+            pooled = reading.maps.at[:, place].set(pool_maps(maps, regions))
+            return _cross_entropy(model, params, reading.replace(maps=pooled), labels)
 
-@style.styled
-def heat_maps(values: np.ndarray) -> Figure:
-    """Draws the roots of maps (layers, heads, q, s), a row for each layer, all on one scale."""
-    layers, heads = values.shape[:2]
-    figure = style.new_figure(layers * min(1.5, style.WIDTH / heads) + 0.5)
-    grid = figure.subplots(layers, heads, squeeze=False)
-    high = math.sqrt(values.max()) or 1.0
-    for layer in range(layers):
-        for head in range(heads):
-            axes = grid[layer, head]
-            image = np.sqrt(values[layer, head])
-            style.show_image(axes, image, cmap=style.ENERGY, vmin=0, vmax=high)
-            if layer == 0:
-                axes.set_title(f"head {head}", fontsize=7, fontweight="normal")
-        grid[layer, 0].set_ylabel(f"layer {layer}", fontsize=7)
-    return figure
+        return jax.grad(loss)(maps)
 
-
-def add_heat_maps(page: Page, subject: Any) -> None:
-    """Adds where in the maps the CNN's answer is decided."""
-    if "cnn" not in subject.features:
-        return
-    values = pressure(subject, subject.params)
-    by_layer = values.sum((1, 2, 3)) / max(values.sum(), 1e-30)
-    layer, head = np.unravel_index(values.sum((2, 3)).argmax(), values.shape[:2])
-    page.section("Where the CNN presses")
-    page.paragraph(
-        f"Gradient times activation of the right class's logit, mean size over {PAIRS} pairs, for "
-        "every map that the CNN sees: queries downwards, keys to the right, in regions of equal "
-        "parts of the text. The share of each layer: "
-        f"{', '.join(f'{n}: {share(s, 0)}' for n, s in enumerate(by_layer))}; the strongest map "
-        f"is head {head} of layer {layer}."
+    slopes, reading, below = differentiate(params)
+    x = np.asarray(below, np.float64)
+    kernels = jax.tree.map(
+        lambda p: np.asarray(p, np.float64), params["encoder"][f"layers_{layer}"]["attention"]
     )
-    page.figure(
-        heat_maps(values),
-        "heat_maps",
-        "Root of gradient times activation on the attention maps, on one scale from 0 (black)",
+    heads = model.encoder.layers[layer].heads
+    query, key = (
+        (x @ kernels[part]["kernel"] + kernels[part]["bias"]).reshape(*x.shape[:2], heads, -1)
+        for part in ("query", "key")
     )
+    root = math.sqrt(query.shape[-1])
+    scores = np.einsum("bqhd,bshd->bhqs", query, key) / root
+    scores = np.where(np.asarray(inputs["attention_mask"])[:, None, None] != 0, scores, -np.inf)
+    maps = np.exp(scores - scores.max(-1, keepdims=True))
+    maps /= maps.sum(-1, keepdims=True)
+    slope = np.asarray(at_maps(jnp.asarray(maps, jnp.float32), reading), np.float64)
+    of_scores = maps * (slope - (maps * slope).sum(-1, keepdims=True)) / root
+    written = {
+        "query": np.einsum("bqi,bhqs,bshd->ihd", x, of_scores, key, optimize=True),
+        "key": np.einsum("bsi,bhqs,bqhd->ihd", x, of_scores, query, optimize=True),
+    }
+    errors = {}
+    for part, values in written.items():
+        found = np.asarray(slopes[part]["kernel"], np.float64)
+        scale = max(np.abs(found).max(), 1e-30)
+        errors[part] = float(np.abs(found - values.reshape(found.shape)).max() / scale)
+    return ChainRuleCheck(layer, **errors, value=float(jnp.abs(slopes["value"]["kernel"]).max()))
 
 
-def patch_scores(subject: Any, params: PyTree) -> dict[str, tuple[Any, int]]:
-    """Returns probes on the maps inside and outside of the visible patch, with their features."""
-    reading, labels = subject.read(params, len(subject.source))
-    maps, seen = np.asarray(reading.maps), np.asarray(reading.mask)[0]
-    found = {}
-    for name, where in (("inside", seen), ("outside", ~seen)):
-        values = maps[:, :, where].mean(2).reshape(len(maps), -1)
-        found[name] = (linear_probe(values, np.asarray(labels), penalty=1e-2), values.shape[1])
-    return found
-
-
-def add_patch(page: Page, subject: Any) -> None:
-    """Adds whether signal moved into the visible patch, for models that see no more of the maps."""
-    if "cnn" not in subject.features or subject.config.model.visible == 1.0:
-        return
-    page.section("Training behind a patch")
-    page.paragraph(
-        f"The CNN sees {share(subject.config.model.visible, 0)} of queries and of keys alone. Does "
-        "what tells the classes apart move there? Linear probes on the mean mass of each layer and "
-        "head inside and outside of the patch, before and after training (ten-fold, 95 % Wilson "
-        "intervals)."
+def in_float32(model: ALCNet) -> ALCNet:
+    """Returns the model with all of its encoder's activations in float32."""
+    encoder = model.encoder
+    return model.clone(
+        encoder=encoder.clone(
+            embeddings=encoder.embeddings.clone(dtype=jnp.float32),
+            layers=tuple(layer.clone(dtype=jnp.float32) for layer in encoder.layers),
+        )
     )
-    rows = []
-    for when, params in (("before", subject.initial), ("after", subject.params)):
-        for name, (score, count) in patch_scores(subject, params).items():
-            limits = f"{100 * score.low:.1f} to {share(score.high)}"
-            rows.append((f"{name}, {when} training", count, share(score.accuracy), limits))
-    page.table(("patch", "features", "accuracy", "95 % interval"), rows)

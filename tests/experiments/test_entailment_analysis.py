@@ -10,7 +10,8 @@ import pytest
 from common.data.pairs import TokenPairs, WordTokens, make_facts
 from experiments.analyses import entailment_branches as branches
 from experiments.analyses.entailment import SECTIONS, open_subject
-from experiments.analyses.entailment_gradients import flow, pressure
+from experiments.analyses.entailment_gradients import check_chain_rule, flow
+from experiments.analyses.entailment_maps import pressure
 from experiments.rte import RUNS, analyze, make_task
 from tests.experiments.test_rte import tiny
 
@@ -94,7 +95,9 @@ def test_the_page_has_every_section(run, capsys):
     assert len(headings) == len(SECTIONS)
     for words in (*headings, "Over training", "inside, before training"):
         assert words in page, words
-    assert (folder / "analysis" / "heat_maps.png").stat().st_size > 1_000
+    for name in ("film", "gradient_flow", "heat_maps", "heat_maps_by_layer", "probes"):
+        assert (folder / "analysis" / f"{name}.png").stat().st_size > 1_000
+    assert "from training pairs" in page
 
 
 @pytest.mark.slow  # tests/alcnet/test_model.py holds the same of another model
@@ -104,6 +107,8 @@ def test_gradients_through_a_branch_are_those_of_that_branch(run):
     whole, cnn = flow(subject, [None, "cnn"])
     assert whole.shape == (2, 3) and (whole > 0).all()
     assert cnn[-1, 2] == 0 and (cnn[:, :2] > 0).all() and cnn[0, 2] > 0
+    layer, query, key, value = check_chain_rule(subject)
+    assert layer == 1 and value == 0 and max(query, key) < 1e-4
     pressed = pressure(subject, subject.params)
     assert pressed.shape == (2, 2, 4, 4)
     assert pressed[:, :, :2, :2].max() > 0

@@ -1,5 +1,6 @@
 """The report of an entailment run: its score beside what needs no training, curves, mistakes."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from alcnet import find_folder
 from common.analysis import Page, comparison, learning_curves
 from common.array_types import PyTree
 from common.data.pairs import FolderTokens
+from common.errors import UserError
+from common.train.workdir import config_changes, to_fields
 from experiments.reports.measurements import Score
 from experiments.reports.pair_answers import (
     Answers,
@@ -20,6 +23,7 @@ from experiments.reports.pair_answers import (
 )
 from experiments.reports.pair_baselines import EXPLANATIONS, baselines, score_answers
 from experiments.reports.record import RunRecord, add_facts, read_record
+from experiments.reports.rte_table import PLAIN, read_pair_runs, recipe
 from experiments.reports.wording import interval, share
 
 MODEL = "this model"
@@ -50,7 +54,7 @@ def write_report(config: ConfigDict, workdir: str | Path, task: Any, params: PyT
     answers = answer(task, params, source, config.train.eval_batch_size)
     save_answers(answers, run.workdir)
     page = Page(f"Entailment: {', '.join(config.model.branches)}")
-    add_result(page, config, task, split, answers)
+    add_result(page, config, task, split, answers, plain_beside(run))
     add_curves(page, run, answers)
     add_mistakes(page, source.pairs, answers, split)
     add_facts(page, run, "experiments.rte", "pairs")
@@ -60,8 +64,15 @@ def write_report(config: ConfigDict, workdir: str | Path, task: Any, params: PyT
     return path
 
 
-def add_result(page: Page, config: ConfigDict, task: Any, split: str, answers: Answers) -> None:
-    """Adds the score and, beside it, what the baselines reach."""
+def add_result(
+    page: Page,
+    config: ConfigDict,
+    task: Any,
+    split: str,
+    answers: Answers,
+    plain: Mapping[str, Score],
+) -> None:
+    """Adds the score and, beside it, what the baselines and the plain encoder reach."""
     score, source = score_answers(answers.answers, answers.labels), task.eval_sources[split]
     count = len(answers.labels)
     if answers.one_class:
@@ -75,15 +86,20 @@ def add_result(page: Page, config: ConfigDict, task: Any, split: str, answers: A
             f"The model is right on {int(answers.correct.sum()):,} of {count:,} {split} pairs: "
             f"{share(score.value)} (95 % interval {interval(score)})."
         )
-    found = {MODEL: score, **baselines_of(config, task, split)}
+    found = {MODEL: score, **baselines_of(config, task, split), **plain}
     best = max((k for k in found if k != MODEL), key=lambda k: found[k].value)
     gain = 100 * (score.value - found[best].value)
     clear = score.low > found[best].high
     page.paragraph(
         f"The best of the baselines ({best}) reaches {share(found[best].value)}; the model is "
         f"{gain:+.1f} points from it, {'beyond' if clear else 'within'} what the two intervals "
-        "leave open. A plain fine-tuned encoder is a run of its own, see "
-        "python -m experiments.reports.rte_table."
+        "leave open."
+        + (
+            ""
+            if plain or PLAIN == tuple(config.model.branches)
+            else " The same encoder fine-tuned alone is a run of its own; no such run with this "
+            "recipe and seed lies beside this one."
+        )
     )
     if config.encoder.folder:
         page.paragraph(CAVEAT)
@@ -106,6 +122,24 @@ def baselines_of(config: ConfigDict, task: Any, split: str) -> dict[str, Score]:
     folder = config.encoder.folder
     sentences = FolderTokens(find_folder(folder)) if folder else None
     return baselines(task, task.eval_sources[split], Path(config.data.cache), sentences)
+
+
+def plain_beside(run: RunRecord) -> dict[str, Score]:
+    """Returns the score of the plain encoder of this run's recipe and seed, from the folder beside.
+
+    Empty where there is none, where runs of several recipes lie there, or where it answers one
+    class alone.
+    """
+    try:
+        others = read_pair_runs(run.workdir.parent)
+    except UserError:
+        return {}
+    plain = others.get((PLAIN, run.config.seed))
+    if plain is None or plain.answers.one_class or PLAIN == tuple(run.config.model.branches):
+        return {}
+    if config_changes(recipe(plain.config), recipe(to_fields(run.config))):
+        return {}
+    return {"plain encoder": score_answers(plain.answers.answers, plain.answers.labels)}
 
 
 def add_curves(page: Page, run: RunRecord, answers: Answers) -> None:

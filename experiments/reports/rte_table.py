@@ -25,8 +25,6 @@ from experiments.reports.pair_answers import Answers, load_answers
 from experiments.reports.run_tables import deliver, origin, read_runs
 from experiments.reports.wording import duration, share
 
-OWN = ("model.branches", "seed")
-"""Fields of the config in which the runs of one table may differ."""
 ALL = ("cls", "cnn", "stats", "film")
 PLAIN = ("cls",)
 
@@ -98,7 +96,7 @@ def read_pair_runs(folder: Path) -> Runs:
     Raises:
         UserError: no folder or no runs, a model trained twice with one seed, or unlike runs.
     """
-    runs = read_runs(folder, _read_run, _shared)
+    runs = read_runs(folder, _read_run, recipe)
     if not runs:
         raise UserError(f"{folder} holds no finished run")
     return runs
@@ -114,7 +112,8 @@ def _read_run(folder: Path) -> PairRun:
     )
 
 
-def _shared(config: Mapping[str, Any]) -> dict[str, Any]:
+def recipe(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what of a config the runs of one table have alike: all but branches and seed."""
     model = {k: v for k, v in config["model"].items() if k != "branches"}
     return {k: v for k, v in config.items() if k != "seed"} | {"model": model}
 

@@ -1,6 +1,7 @@
 """The page of a model of pairs, and its measures against known answers."""
 
 import json
+import shutil
 import types
 
 import jax.numpy as jnp
@@ -12,6 +13,8 @@ from experiments.analyses import entailment_branches as branches
 from experiments.analyses.entailment import SECTIONS, open_subject
 from experiments.analyses.entailment_gradients import check_chain_rule, flow
 from experiments.analyses.entailment_maps import pressure
+from experiments.reports.record import read_record
+from experiments.reports.rte import plain_beside
 from experiments.rte import RUNS, analyze, make_task
 from tests.experiments.test_rte import tiny
 
@@ -81,6 +84,23 @@ def test_a_run_ends_with_its_report_and_its_answers(run):
     for words in ("majority class", "sequence length", "word overlap", "Surest mistakes"):
         assert words in page
     assert len(list(folder.parent.glob("pair-baselines-*.json"))) == 1
+
+
+def test_the_plain_encoder_stands_beside_where_it_was_trained_alike(run, tmp_path):
+    config, folder, _ = run
+    own = read_record(config, tmp_path / "whole", {})
+    assert plain_beside(own) == {}
+    plain = tmp_path / "plain"
+    shutil.copytree(folder, plain, ignore=shutil.ignore_patterns("checkpoints"))
+    settings = json.loads((plain / "config.json").read_text())
+    settings["model"]["branches"] = ["cls"]
+    (plain / "config.json").write_text(json.dumps(settings))
+    answers = {"probability": [0.9] * 6 + [0.1] * 2, "labels": [0] * 5 + [1] * 3}
+    (plain / "predictions.json").write_text(json.dumps(answers))
+    assert plain_beside(own)["plain encoder"].value == 7 / 8
+    settings["optim"]["learning_rate"] *= 2
+    (plain / "config.json").write_text(json.dumps(settings))
+    assert plain_beside(own) == {}
 
 
 @pytest.mark.slow

@@ -1,13 +1,16 @@
 """One run of a comparison, whatever it compares."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from experiments.cli import load_config
+
+MakeTask = Callable[[Any], Any]
+"""Builds the task of a config; a function of a module, that another process can import."""
 
 
 @dataclasses.dataclass(frozen=True)

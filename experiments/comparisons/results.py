@@ -9,8 +9,7 @@ from common.array_types import PyTree
 from common.errors import UserError
 from common.train import read_records, restore_params
 from common.train.workdir import config_changes, read_json, to_fields, write_json
-from experiments.comparisons.members import Member
-from experiments.comparisons.running import MakeTask
+from experiments.comparisons.members import MakeTask, Member
 
 
 class Result(NamedTuple):

@@ -11,10 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
-from experiments.comparisons.members import Member
-
-MakeTask = Callable[[Any], Any]
-"""Builds the task of a config; a function of a module, that another process can import."""
+from experiments.comparisons.members import MakeTask, Member
 
 
 def make_parser(description: str, out: str) -> argparse.ArgumentParser:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from common.data.pathfinder import PathfinderSettings, draw_images, split_seed
+from common.data.pathfinder.examples import config_name, encode_png
 from common.data.pathfinder.export import export
-from common.data.pathfinder.shards import config_name, encode_png
 from common.errors import DataError
 
 tfds = pytest.importorskip("tensorflow_datasets")

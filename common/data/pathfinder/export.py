@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from common.data.pathfinder.dataset import GENERATOR_VERSION, SPLITS, split_seed
+from common.data.pathfinder.examples import draw_examples
 from common.data.pathfinder.manifest import (
     MANIFEST,
     Report,
@@ -33,7 +34,7 @@ from common.data.pathfinder.manifest import (
 )
 from common.data.pathfinder.scene import draw_images
 from common.data.pathfinder.settings import PathfinderSettings
-from common.data.pathfinder.shards import FORMATS, Shard, Written, draw_examples, plan_shards
+from common.data.pathfinder.shards import FORMATS, Shard, Written, plan_shards
 from common.data.pathfinder.workers import map_in_processes, parent_is_dead
 from common.errors import DataError, UserError
 

@@ -22,14 +22,14 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core.dataset_info import DatasetIdentity
 
 from common.data.pathfinder.dataset import split_seed
-from common.data.pathfinder.settings import PathfinderSettings
-from common.data.pathfinder.shards import (
+from common.data.pathfinder.examples import (
     TFDS_NAME,
     TFDS_VERSION,
     config_name,
     draw_examples,
     encode_png,
 )
+from common.data.pathfinder.settings import PathfinderSettings
 
 LENGTHS = (6, 9, 14, 20, 25)
 LAYOUTS = ("matched", "reference")

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from scipy import stats
 
 from common.errors import UserError
@@ -177,6 +178,42 @@ def difference(runs: Runs, model: tuple[str, ...], other: tuple[str, ...]) -> Di
     return Difference(mean, mean - half, mean + half, p, len(gaps))
 
 
+def crossed_interval(
+    runs: Runs, model: tuple[str, ...], other: tuple[str, ...]
+) -> tuple[float, float]:
+    """Returns a 95 % interval of the mean difference over other seeds and other sentence pairs.
+
+    The variance of the mean over seeds and that over sentence pairs are added, with Satterthwaite's
+    degrees of freedom. What belongs to neither alone is counted twice: wide rather than narrow.
+
+    Args:
+        runs: by branches and seed; both models have answered the same sentence pairs.
+        model: branches of one side.
+        other: of the other side.
+
+    Raises:
+        ValueError: fewer than two seeds that both sides have.
+    """
+    seeds = [number for branches, number in runs if branches == model and (other, number) in runs]
+    if len(seeds) < 2:
+        raise ValueError(f"{describe(model)} and {describe(other)} have {len(seeds)} common seeds")
+    gains = np.stack(
+        [
+            runs[model, number].answers.correct.astype(float)
+            - runs[other, number].answers.correct.astype(float)
+            for number in seeds
+        ]
+    )
+    counts = np.array(gains.shape)
+    errors = np.array([gains.mean(1).var(ddof=1), gains.mean(0).var(ddof=1)]) / counts
+    mean, total = float(gains.mean()), errors.sum()
+    if total == 0:
+        return mean, mean
+    freedom = total**2 / (errors**2 / (counts - 1)).sum()
+    half = float(stats.t.ppf(0.975, freedom) * np.sqrt(total))
+    return mean - half, mean + half
+
+
 def verdict(runs: Runs) -> str:
     """Says in a paragraph whether the parts that read attention help."""
     parts = []
@@ -194,14 +231,18 @@ def verdict(runs: Runs) -> str:
             words = "it harms"
         else:
             words = "no difference is shown"
-        parts.append(f"{name}: {_points(found)} over {found.seeds} seeds; {words}.")
+        low, high = crossed_interval(runs, model, other)
+        parts.append(
+            f"{name}: {_points(found)} over {found.seeds} seeds; {words}. For other seeds and "
+            f"other sentence pairs: [{100 * low:+.1f}, {100 * high:+.1f}]."
+        )
     count = len(next(iter(runs.values())).answers.labels) if runs else 0
     if count:
         low, high = wilson_interval(0.6 * count, count)
         parts.append(
             f"All runs answer the same {count} pairs; the interval of one accuracy near 60 % is "
-            f"{100 * low:.0f} to {100 * high:.0f} %, and the paired tests say how much seeds "
-            "change, not how other pairs would come out."
+            f"{100 * low:.0f} to {100 * high:.0f} %; Student's intervals and the paired tests say "
+            "how much seeds change, not how other pairs would come out."
         )
     return " ".join(parts)
 

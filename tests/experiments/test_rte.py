@@ -255,7 +255,38 @@ def test_the_table_compares_over_seeds(runs, tmp_path, capsys):
     )
     assert wanted in rows[0]
     assert f"The whole model against the plain encoder: {wanted} over 3 seeds; it helps." in text
+    assert "For other seeds and other sentence pairs: [" in text
     assert "against itself without the CNN" in text and "no difference is shown" in text
+
+
+def test_the_interval_for_other_seeds_and_other_pairs():
+    generator = np.random.default_rng(0)
+    labels = np.zeros(40, int)
+
+    def interval(whole, plain):
+        runs: rte_table.Runs = {}
+        for parts, rights in ((BRANCHES, whole), (("cls",), plain)):
+            for seed, right in enumerate(rights):
+                answers = Answers(np.where(right, 0.9, 0.1), labels)
+                runs[parts, seed] = rte_table.PairRun({}, {}, answers, 0.0)
+        return rte_table.crossed_interval(runs, BRANCHES, ("cls",))
+
+    plain = generator.random((3, 40)) < 0.5
+    gained = np.arange(40) % 4 == 0
+    found = interval(plain | gained, plain & ~gained)  # all seeds gain the same pairs
+    known = stats.ttest_1samp(gained.astype(float), 0).confidence_interval()
+    np.testing.assert_allclose(found, known)
+    won = np.arange(12) % 2 == 0
+    found = interval(np.repeat(won[:, None], 40, 1), np.zeros((12, 40), bool))  # all pairs alike
+    np.testing.assert_allclose(found, stats.ttest_1samp(won.astype(float), 0).confidence_interval())
+    whole = generator.random((5, 40)) < 0.6
+    low, high = interval(whole, plain[:1].repeat(5, 0))
+    gains = whole.astype(float) - plain[0]
+    error = np.sqrt(gains.mean(1).var(ddof=1) / 5 + gains.mean(0).var(ddof=1) / 40)
+    assert (low + high) / 2 == pytest.approx(gains.mean())
+    assert 1.96 * error < (high - low) / 2 < 2.78 * error
+    with pytest.raises(ValueError, match="have 1 common seeds"):
+        interval(whole[:1], plain)
 
 
 def test_the_table_does_not_average_what_is_not_trained(runs):

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun
 
+from common.compiled import temporary_bytes
 from common.kernels.scan_choice import native_code
 
 
@@ -31,10 +32,8 @@ def program_cost(function: Callable[..., Any], *args: Any) -> Cost:
     Raises:
         NotImplementedError: the platform does not tell.
     """
-    memory = jax.jit(function).lower(*args).compile().memory_analysis()
-    if memory is None:
-        raise NotImplementedError(f"no memory analysis on {jax.default_backend()}")
-    return Cost(count_flops(function, *args), int(memory.temp_size_in_bytes))
+    compiled = jax.jit(function).lower(*args).compile()
+    return Cost(count_flops(function, *args), temporary_bytes(compiled))
 
 
 def count_flops(function: Callable[..., Any], *arguments: Any) -> float:

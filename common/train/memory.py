@@ -10,6 +10,7 @@ from typing import Any
 import jax
 
 from common.array_types import PyTree
+from common.compiled import temporary_bytes
 from common.train.state import TrainState
 from common.train.task import Batch
 
@@ -94,10 +95,8 @@ def measure_memory(
 def _step_bytes(train_step: Callable[..., Any], state: TrainState, batch: Batch, times: int) -> int:
     """Returns what a step needs besides its state, for a batch so many times as large."""
     jitted: Any = train_step
-    memory = jitted.lower(state, _repeated(batch, times)).compile().memory_analysis()
-    if memory is None:
-        raise NotImplementedError(f"no memory analysis on {jax.default_backend()}")
-    return int(memory.temp_size_in_bytes) + times * bytes_on_device(batch)
+    compiled = jitted.lower(state, _repeated(batch, times)).compile()
+    return temporary_bytes(compiled) + times * bytes_on_device(batch)
 
 
 def _crossing(need: dict[int, int], room: float) -> int:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from common.compiled import temporary_bytes
 from common.train import describe_environment
 
 
@@ -77,11 +78,10 @@ class Compiled:
 
     def measurement(self) -> Measurement:
         """Returns the medians of the samples so far."""
-        memory = self._call.memory_analysis()
         return Measurement(
             1e3 * statistics.median(self._wall),
             1e3 * statistics.median(self._cpu),
-            memory.temp_size_in_bytes / 1e6 if memory else math.nan,
+            temporary_bytes(self._call) / 1e6,
             self._compile_s,
             self._compile_cpu_s,
         )

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from common.array_types import Array, PyTree
+from common.compiled import temporary_bytes
 from experiments.plans.workloads import Workload
 
 FITTED = (
@@ -55,10 +56,9 @@ def count(work: Workload) -> Count:
     with as_on_an_accelerator():
         compiled = jax.jit(step, donate_argnums=(0, 1)).lower(*shapes).compile()
     counts: Any = compiled.cost_analysis()
-    memory = compiled.memory_analysis()
-    if not counts or memory is None:
+    if not counts:
         raise NotImplementedError(f"no cost analysis on {jax.default_backend()}")
-    return Count(counts["flops"], counts["bytes accessed"], float(memory.temp_size_in_bytes))
+    return Count(counts["flops"], counts["bytes accessed"], float(temporary_bytes(compiled)))
 
 
 @contextlib.contextmanager

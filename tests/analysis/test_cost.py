@@ -1,5 +1,6 @@
 """Costs of programs, and what a still image saves of them."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from common.analysis import count_flops, program_cost
+from common.compiled import temporary_bytes
 from cssm import SimpleCSSM
 
 
@@ -16,6 +18,12 @@ def test_cost_of_a_matrix_product() -> None:
     cost = program_cost(lambda x: (x @ x) @ x, square)
     assert abs(cost.flops - 2 * 2 * 64**3) < 0.01 * cost.flops
     assert square.nbytes <= cost.temporary_bytes < 4 * square.nbytes
+
+
+def test_a_platform_that_does_not_tell_its_memory_is_named() -> None:
+    silent: Any = SimpleNamespace(memory_analysis=lambda: None)
+    with pytest.raises(NotImplementedError, match="no memory analysis on cpu"):
+        temporary_bytes(silent)
 
 
 def test_flops_of_loops_are_taken_as_often_as_they_run() -> None:

@@ -74,18 +74,14 @@ def replay(
         raise UserError(f"--step: there is no step {step}; expected 1 to {config.train.steps}")
     parts = RunParts(task, config, make_run_mesh(config))
     with parts.sharding.in_force():
-        return _replayed(task, config, Workdir(workdir), step, parts, tell)
+        start, state = _state_before(task, config, Workdir(workdir), step, parts, tell)
+        return _replayed(task, config, parts, start, state, step)
 
 
 def _replayed(
-    task: Task,
-    config: ConfigDict,
-    folder: Workdir,
-    step: int,
-    parts: RunParts,
-    tell: Callable[[str], None],
+    task: Task, config: ConfigDict, parts: RunParts, start: int, state: TrainState, step: int
 ) -> Replay:
-    start, state = _state_before(task, config, folder, step, parts, tell)
+    """Makes the steps from `start` on, and looks at the last of them."""
     source, place = task.train_source, parts.sharding.place
 
     def indices_of(number: int) -> np.ndarray:

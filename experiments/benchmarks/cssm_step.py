@@ -33,10 +33,10 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from common.analysis import count_flops
-from common.array_types import Array, PyTree
 from common.kernels.cases import BENCHMARK_CASES
 from common.train.state import parameter_count
 from cssm.simple import BLOCKS
+from experiments.benchmarks.image_step import make_step
 from experiments.benchmarks.scan import Problem
 from experiments.benchmarks.timing import (
     Compiled,
@@ -187,16 +187,7 @@ def training_step(model: nn.Module, case: Case) -> tuple[Callable[..., Any], tup
     labels = jnp.arange(case.batch) % 2
     params = jax.jit(model.init)(jax.random.key(0), images)["params"]
 
-    def loss(params: PyTree, images: Array, labels: Array) -> Array:
-        logits: Any = model.apply({"params": params}, images)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-
-    def step(params: PyTree, state: PyTree, images: Array, labels: Array) -> tuple:
-        value, slope = jax.value_and_grad(loss)(params, images, labels)
-        updates, state = optimizer.update(slope, state, params)
-        return value, optax.apply_updates(params, updates), state
-
-    return step, (params, optimizer.init(params), images, labels)
+    return make_step(model, optimizer), (params, optimizer.init(params), images, labels)
 
 
 def compare(name: str, public: Public, row: dict[str, Any], v1_cpu_ms: float) -> dict[str, Any]:

@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from common.array_types import Array, PyTree
 from common.compiled import temporary_bytes
+from experiments.benchmarks.image_step import make_step
 from experiments.plans.workloads import Workload
 
 FITTED = (
@@ -75,7 +75,7 @@ def as_on_an_accelerator(unrolled: bool = True) -> Iterator[None]:
 def training_step(work: Workload) -> tuple[Any, tuple[Any, ...]]:
     """Returns a step (parameters, optimizer state, images, labels) and the shapes of its arguments.
 
-    It is value_and_grad of the cross-entropy and an update by AdamW with clipping.
+    The update is by AdamW with clipping.
     """
     model = work.model()
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3))
@@ -83,14 +83,5 @@ def training_step(work: Workload) -> tuple[Any, tuple[Any, ...]]:
     images = jax.ShapeDtypeStruct((work.batch, *time, work.size, work.size, 3), jnp.float32)
     labels = jax.ShapeDtypeStruct((work.batch,), jnp.int32)
     params = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
-
-    def loss(params: PyTree, images: Array, labels: Array) -> Array:
-        logits: Any = model.apply({"params": params}, images)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-
-    def step(params: PyTree, state: PyTree, images: Array, labels: Array) -> tuple:
-        value, slope = jax.value_and_grad(loss)(params, images, labels)
-        updates, state = optimizer.update(slope, state, params)
-        return value, optax.apply_updates(params, updates), state
-
-    return step, (params, jax.eval_shape(optimizer.init, params), images, labels)
+    state = jax.eval_shape(optimizer.init, params)
+    return make_step(model, optimizer), (params, state, images, labels)

@@ -8,12 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from common.errors import UserError
 from common.kernels import reference
+from common.mesh import make_mesh
 from common.nn import no_rotation, rotate_spacetime
 from cssm import SimpleCSSM
 from cssm.blocks import StandardBlock
 from cssm.simple import BLOCKS
 from cssm.spectra import SpectralDense, grid_of
+
+DEVICES = 8
 
 fast_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
@@ -122,3 +126,17 @@ def test_public_layout_is_circular() -> None:
     model = SimpleCSSM(embed_dim=6, origin="upstream", boundary="zero")
     with pytest.raises(ValueError, match="'upstream' is a circular shift"):
         jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
+
+
+@pytest.mark.parametrize(
+    ("boundary", "shape", "what"),
+    [
+        ("circular", (1, 6, 8, 8), "6 rows of the spectrum"),
+        ("zero", (1, 8, 8, 8), "9 rows of the spectrum"),
+        ("circular", (1, 8, 8, 6), "6 channels"),
+    ],
+)
+def test_rows_and_channels_that_the_devices_do_not_divide_are_refused(boundary, shape, what):
+    with jax.set_mesh(make_mesh({"frequency": 4})):
+        with pytest.raises(UserError, match=f"frequency is 4; expected a divisor of the {what}"):
+            grid_of(jnp.zeros(shape), 3, "centre", boundary)

@@ -1,6 +1,7 @@
-"""Two processes that are one run, on loopback: their numbers, the loss of one, SIGTERM to one."""
+"""Two processes that are one run, on loopback: their numbers, the loss of one, signals."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -42,7 +43,11 @@ class Pair:
         }
         self.processes = [
             subprocess.Popen(
-                [*command, f"--process={i}"], env=environment, stderr=subprocess.PIPE, text=True
+                [*command, f"--process={i}"],
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
             )
             for i in range(2)
         ]
@@ -58,7 +63,7 @@ class Pair:
     def ended(self, number: int) -> tuple[int, str]:
         """Waits for a process; returns its status and what it said."""
         process = self.processes[number]
-        _, said = process.communicate(timeout=300)
+        said, _ = process.communicate(timeout=300)
         return process.returncode, said
 
 
@@ -110,11 +115,16 @@ def test_the_others_of_a_killed_first_process_end(tmp_path, alone):
 
 
 @pytest.mark.slow
-def test_sigterm_to_one_stops_all_after_the_same_step(tmp_path, alone):
-    with Pair(tmp_path, "1,4,SIGTERM") as pair:
-        for number in range(2):
-            status, said = pair.ended(number)
-            assert status == 0, said
+@pytest.mark.parametrize(
+    ("ends", "statuses"),
+    [("1,4,SIGTERM", (0, 0)), ("1,4,SIGINT", (0, 130)), ("all,4,SIGINT", (130, 130))],
+)
+def test_a_signal_stops_all_after_the_same_step(ends, statuses, tmp_path, alone):
+    with Pair(tmp_path, ends) as pair:
+        found = [pair.ended(number) for number in range(2)]
+    assert tuple(status for status, _ in found) == statuses, found
+    stops = [re.findall(r"^stopped at step (\d+); run the same", said, re.M) for _, said in found]
+    assert stops[0] == stops[1] and len(stops[0]) == 1, found
     go_on(tmp_path, alone)
 
 

@@ -37,6 +37,14 @@ def test_sizes_that_do_not_fit_are_refused(sizes, message):
         make_mesh(sizes)
 
 
+def test_several_processes_use_all_of_their_devices(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(
+        UserError, match=r"config.mesh \(time 2\) asks for 2 devices, and there are 8"
+    ):
+        make_mesh({"time": 2})
+
+
 def test_batches_that_the_devices_do_not_divide_are_refused():
     sharding = Sharding(make_mesh({"data": 4, "fsdp": 2}))
     sharding.check_batch(16, 2)

@@ -47,7 +47,8 @@ def run(
         modes: From a mode's name to its function of (config, workdir), whose docstring's first
             line stands in the help. The first mode is the default and starts or resumes a run in
             workdir; the others read the run that workdir holds. A mode that also takes `step` is
-            given the number of --step, one that takes `profile` whether --profile was given.
+            given the number of --step, one that takes `profile` whether --profile was given, and
+            one that takes `command` the command line.
         module: Name of the entry module, e.g. 'experiments.pathfinder'.
         description: First line of the help.
         default_config: Config file that is used without --config.
@@ -58,7 +59,12 @@ def run(
     """
     parser = _make_parser(modes, module, description, default_config)
     try:
-        mode, config, workdir, further, place = _read_arguments(parser, modes, default_config, argv)
+        arguments = sys.argv[1:] if argv is None else argv
+        mode, config, workdir, further, place = _read_arguments(
+            parser, modes, default_config, arguments
+        )
+        if _takes(modes[mode], "command"):
+            further["command"] = ["python", "-m", module, *arguments]
         with distributed.place_of(place):
             return _call(modes[mode], config, workdir, further, alone=place is None)
     except UserError as error:
@@ -175,10 +181,9 @@ def _takes(mode: Mode, argument: str) -> bool:
 
 
 def _read_arguments(
-    parser: _Parser, modes: Mapping[str, Mode], default_config: Path, argv: Sequence[str] | None
-) -> tuple[str, ConfigDict, Path, dict[str, int], dict[str, Any] | None]:
+    parser: _Parser, modes: Mapping[str, Mode], default_config: Path, arguments: Sequence[str]
+) -> tuple[str, ConfigDict, Path, dict[str, Any], dict[str, Any] | None]:
     """Gives mode, config, folder, further arguments of the mode, and the place among processes."""
-    arguments = sys.argv[1:] if argv is None else argv
     assignments = [text for text in arguments if text.startswith("--config.")]
     flags, others = parser.parse_known_args([a for a in arguments if a not in assignments])
     overrides = dict(map(_split_assignment, assignments))
@@ -187,7 +192,7 @@ def _read_arguments(
             f"--mode: unknown mode {flags.mode!r}; the nearest is {_nearest(flags.mode, modes)} "
             f"(of {', '.join(modes)})"
         )
-    further = _checked_step(getattr(flags, "step", None), flags.mode, modes)
+    further: dict[str, Any] = _checked_step(getattr(flags, "step", None), flags.mode, modes)
     if getattr(flags, "profile", False):
         if not _takes(modes[flags.mode], "profile"):
             raise UserError(f"--profile: --mode={flags.mode} makes no steps to profile")
@@ -250,7 +255,7 @@ def _split_assignment(argument: str) -> tuple[str, str]:
 
 
 def _call(
-    mode: Mode, config: ConfigDict, workdir: Path, further: Mapping[str, int], *, alone: bool
+    mode: Mode, config: ConfigDict, workdir: Path, further: Mapping[str, Any], *, alone: bool
 ) -> int:
     # Brings in JAX, which the checks above do not wait for.
     from common.train import Preempted, use_cache

@@ -1,6 +1,6 @@
 """What every experiment does with a run: train, score, report, make a step again."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +19,11 @@ class Runs(NamedTuple):
     write_report: Callable[[ConfigDict, Path, Any, Any], Path]
 
     def train_and_evaluate(
-        self, config: ConfigDict, workdir: str | Path, profile: bool = False
+        self,
+        config: ConfigDict,
+        workdir: str | Path,
+        profile: bool = False,
+        command: Sequence[str] = (),
     ) -> dict[str, Any]:
         """Trains or resumes a run, scores it on held-out data and writes its report.
 
@@ -27,6 +31,7 @@ class Runs(NamedTuple):
             config: see the experiment's folder of configs.
             workdir: folder of the run; the same call on the same folder resumes it.
             profile: whether to profile its first steps, see `common.train.ProfiledStep`.
+            command: command line that the run's environment.json keeps.
 
         Returns:
             The content of `workdir/result.json`: scores by split, steps, parameters, timing.
@@ -40,7 +45,7 @@ class Runs(NamedTuple):
         startup = Startup()
         with startup.data(), first_alone("data"):
             task = self.make_task(config)
-        result = fit(task, config, workdir, profile=profile, startup=startup)
+        result = fit(task, config, workdir, profile=profile, startup=startup, command=command)
         if not has_others():
             self._report(config, workdir, task)
         elif is_first():

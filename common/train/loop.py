@@ -3,7 +3,7 @@
 import contextlib
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -48,6 +48,7 @@ def fit(
     progress: Progress | None = None,
     profile: bool = False,
     startup: Startup | None = None,
+    command: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Trains `task` to the end, going on from where an earlier call with the same config stopped.
 
@@ -67,6 +68,7 @@ def fit(
         progress: Shows how the run goes; by default a line on standard error.
         profile: Whether to profile the first steps of this call, see `ProfiledStep`.
         startup: Measures the way to the first step; by default from this call on.
+        command: Command line that environment.json keeps; none by default.
 
     Returns:
         The content of result.json: 'step', 'best_step', 'parameters', the scores of the best
@@ -98,7 +100,8 @@ def fit(
                     f"{folder.path} cannot be locked; see that no other process uses it"
                 )
             folder.claim(config)
-        return _Run(task, config, folder, progress, mesh, stack, profile, startup).to_the_end()
+        run = _Run(task, config, folder, progress, mesh, stack, profile, startup)
+        return run.to_the_end(command)
 
 
 def check_config(task: Task, config: ConfigDict) -> None:
@@ -179,11 +182,11 @@ class _Run:
         if self.task.metric not in names:
             raise ValueError(f"the task's metric {self.task.metric!r} is not one of {list(names)}")
 
-    def to_the_end(self) -> dict[str, Any]:
+    def to_the_end(self, command: Sequence[str]) -> dict[str, Any]:
         """Does what is left of the run."""
         state = self.first_state
         if is_first():
-            self.folder.record_environment(self.start, self.manager.damaged)
+            self.folder.record_environment(self.start, self.manager.damaged, command)
         if self.start and (lost := self.lost_records()):
             self.progress.message(f"{self.folder.metrics} has lost {lost} records")
         if self.due(self.start, "eval_every") and not self.manager.metrics(self.start):

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,15 +63,23 @@ class Workdir:
         if not (self.path / "config.json").is_file():
             raise UserError(f"workdir {self.path} has vanished while the run was going on")
 
-    def record_environment(self, step: int, damaged: Mapping[int, str] | None = None) -> None:
+    def record_environment(
+        self,
+        step: int,
+        damaged: Mapping[int, str] | None = None,
+        command: Sequence[str] = (),
+    ) -> None:
         """Writes environment.json, or adds to it what this session resumes with at `step`.
 
         Args:
             step: The session's first step is the one after it.
             damaged: What is wrong with each newer checkpoint that could not be used, by step.
+            command: Command line of the session, where it has one.
         """
         file = self.path / "environment.json"
         now = describe_environment()
+        if command:
+            now["command"] = list(command)
         if step and file.exists():
             first = read_json(file)
             changed = {key: value for key, value in now.items() if first.get(key) != value}

@@ -80,7 +80,7 @@ def add_facts(page: Page, run: RunRecord, module: str, examples: str) -> None:
         "Python": environment.get("python"),
         "packages": ", ".join(f"{name} {version}" for name, version in versions.items()),
         "commit of the code": environment.get("git_commit"),
-        "command": environment.get("command"),
+        "command": shlex.join(environment.get("command", ())),
         "this page again": f"python -m {module} --mode=report "
         f"--workdir={shlex.quote(str(run.workdir))}",
     }

@@ -13,13 +13,17 @@ def test_command_line_runs_smoke_and_its_other_modes(tmp_path, monkeypatch, caps
     monkeypatch.chdir(tmp_path)
     run = ["--workdir=run", "--config.train.steps=20", "--config.train.eval_every=10"]
     assert main([f"--config={DEFAULT_CONFIG}:smoke", *run]) == 0
+    environment = json.loads((tmp_path / "run" / "environment.json").read_text())
+    typed = ["python", "-m", "experiments.pathfinder", f"--config={DEFAULT_CONFIG}:smoke", *run]
+    assert environment["command"] == typed
     assert main(["--mode=eval", "--workdir=run"]) == 0
     assert main(["--mode=report", "--workdir=run"]) == 0
     assert main(["--mode=replay", "--step=17", "--workdir=run"]) == 0
     assert np.load("run/replay_17.npz")["image"].shape == (32, 32, 32)
     assert (tmp_path / "run" / "replay_17.png").stat().st_size > 1000
     result = json.loads((tmp_path / "run" / "result.json").read_text())
-    assert (tmp_path / "run" / "report" / "report.html").stat().st_size > 10_000
+    page = tmp_path / "run" / "report" / "report.html"
+    assert page.stat().st_size > 10_000 and " ".join(typed) in page.read_text()
     assert f"accuracy={result['test']['accuracy']:.6g}" in capsys.readouterr().out
 
 

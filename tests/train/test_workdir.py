@@ -67,16 +67,18 @@ def test_the_environment_tells_versions_and_hardware_but_no_paths(tmp_path):
 
 def test_a_resumed_session_adds_what_changed_to_the_environment(tmp_path):
     folder = Workdir(tmp_path)
-    folder.record_environment(0)
+    folder.record_environment(0, command=["python", "run.py"])
     file = tmp_path / "environment.json"
     first = json.loads(file.read_text())
+    assert first["command"] == ["python", "run.py"]
     file.write_text(
         json.dumps(first | {"start_time": "2000-01-01T00:00:00+00:00", "cpu": "abacus"})
     )
-    folder.record_environment(12)
-    folder.record_environment(15)
+    folder.record_environment(12, command=["python", "run.py"])
+    folder.record_environment(15, command=["python", "run.py", "--profile"])
     sessions = json.loads(file.read_text())["resumed"]
     assert [session["step"] for session in sessions] == [12, 15]
     assert set(sessions[0]) == {"step", "start_time", "cpu"}
+    assert sessions[1]["command"][-1] == "--profile"
     folder.record_environment(0)
     assert "resumed" not in json.loads(file.read_text())

@@ -21,6 +21,12 @@ MOST_POINTS = 128
 CONTRAST = 0.5
 """Exponent of the colours of weights: with many keys most weights are small."""
 
+MARGIN = 0.28
+"""Room at the left of maps for the word 'query' and a gap after it, inches."""
+
+LETTER, LINE = 0.085, 0.17
+"""About the width of a letter and the height of a line in a name of a layer, inches."""
+
 
 @style.styled
 def attention_maps(
@@ -29,8 +35,7 @@ def attention_maps(
     """Draws the attention of every head of every layer on one example, all on one scale.
 
     Rows of a map are queries, tokens that attend, from top to bottom; columns are keys, tokens
-    attended to. Colours go with the square root of
-    the weight, from 0 to the largest one.
+    attended to. Colours go with the square root of the weight, from 0 to the largest one.
 
     Args:
         weights: of each layer by its name.
@@ -41,6 +46,9 @@ def attention_maps(
     columns = max(len(heads) for _, heads in rows)
     named = labels is not None and len(labels) <= MOST_LABELS
     beside, above = (2.0, 0.85) if named else (1.45, 0.4)
+    side = min(3.0, (style.WIDTH - beside) / columns)
+    names = {name: textwrap.wrap(name, max(1, int(side / LETTER))) for name in weights}
+    beside += LINE * (max(map(len, names.values())) - 1)
     side = min(3.0, (style.WIDTH - beside) / columns)
     size = len(rows) * (side + 0.22) + above, columns * side + beside
     figure = style.new_figure(*size)
@@ -53,11 +61,13 @@ def attention_maps(
         for head, axes in zip(heads, line, strict=False):
             image = style.show_image(axes, weights[name][head], cmap=style.ENERGY, norm=norm)
             axes.set_title(f"head {head + 1}", fontsize=8, fontweight="normal", pad=3)
-        line[0].set_ylabel(name if heads.start == 0 else "")
+        line[0].set_ylabel("\n".join(names[name]) if heads.start == 0 else "")
     if labels is not None and named:
         _write_tokens(grid, labels)
     figure.supxlabel("key", fontsize=9)
-    figure.supylabel("query", fontsize=9)
+    margin = MARGIN / size[1]
+    figure.set_layout_engine("constrained", rect=(margin, 0, 1 - margin, 1))
+    figure.supylabel("query", x=0.06 / size[1], fontsize=9)
     assert image is not None
     figure.colorbar(image, ax=grid, label="weight", fraction=0.15 / size[1], aspect=30, pad=0.01)
     return figure

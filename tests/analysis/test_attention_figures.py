@@ -51,6 +51,22 @@ def test_maps_stay_large_enough_to_read(heads, layers, rows):
     assert sides[0][0] > 0.72 and min(box.x0 for box in boxes) > 0 and max(b.x1 for b in boxes) < 1
 
 
+@pytest.mark.parametrize("layers", [1, 2, 3])
+@pytest.mark.parametrize("labels", [None, ["word"] * 6])
+def test_words_beside_the_maps_stay_apart(layers, labels):
+    weights = {f"attention, {i} layers: layer 1": RNG.random((4, 6, 6)) for i in range(layers)}
+    figure = analysis.attention_maps(weights, labels)
+    style.to_png(figure)
+    query, *names = (
+        text.get_window_extent()
+        for text in (figure._supylabel, *(axes.yaxis.label for axes in with_images(figure)[::4]))
+    )
+    letter = 9 / 72 * figure.dpi
+    assert query.x0 > 0 and all(name.x0 - query.x1 > letter / 2 for name in names)
+    for above, below in zip(names, names[1:], strict=False):
+        assert above.y0 - below.y1 > letter
+
+
 def test_tokens_are_written_at_the_outer_maps_whatever_they_are():
     labels = ["the", "\n", "$x$", "戦", "\t", "Ġé"]
     figure = analysis.attention_maps(

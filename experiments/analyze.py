@@ -56,7 +56,8 @@ def _read_arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, 
     )
     parser.add_argument(
         "--checkpoint", type=Path, required=True, metavar="PATH",
-        help="a pickle, a run's folder (its newest step), a folder of Orbax, or safetensors",
+        help="a pickle, a run's folder (its best step, or the newest while it goes on), a folder "
+        "of Orbax, or safetensors",
     )  # fmt: skip
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="for the page")
     parser.add_argument(

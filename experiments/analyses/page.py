@@ -60,7 +60,8 @@ def add_summary(page: Page, subject: Subject) -> None:
             "some 86 % at contours of 6 paddles and less with longer ones, and an accuracy there "
             "is to be read against that."
         )
-    step = {} if subject.step is None else {"training step": f"{subject.step:,}"}
+    which = ", the best of the run, whose scores result.json has" if subject.best else ""
+    step = {} if subject.step is None else {"training step": f"{subject.step:,}{which}"}
     page.facts(
         {
             "checkpoint": subject.checkpoint.name,

@@ -26,6 +26,7 @@ from common.data.pathfinder import (
 )
 from common.errors import DataError, UserError
 from common.files import StrPath
+from common.train import Workdir
 from cssm.blocks.spectral import SpectralBlock
 from cssm.model import SpectralClassifier
 from cssm.upstream import content_to_model
@@ -48,6 +49,7 @@ class Subject:
         run: model, images, answers and anatomy, as the sections of a training report see them.
         origin: what the images are, in words.
         scenes: the generator's seed of the images, whose geometry is known then; else None.
+        best: whether the step is the one that the run's result.json is of.
     """
 
     checkpoint: Path
@@ -55,6 +57,7 @@ class Subject:
     run: Run
     origin: str
     scenes: int | None
+    best: bool = False
 
     @property
     def model(self) -> Any:
@@ -145,8 +148,8 @@ def open_subject(
     """Reads a model and finds images for it.
 
     Args:
-        checkpoint: a pickle, a run's folder (its newest step is read), a folder of Orbax, or a
-            safetensors file.
+        checkpoint: a pickle, a run's folder (its best step is read, or the newest while the run
+            goes on), a folder of Orbax, or a safetensors file.
         data: TFRecord files, a folder of PNG files or an `.npz` file, see
             `common.data.read_records`. By default the test images of the checkpoint's run are
             generated, or for foreign checkpoints images of contours of 14 paddles, as in the
@@ -160,7 +163,8 @@ def open_subject(
     """
     if count < 8 or count % 2:
         raise UserError(f"the number of images is {count}; it must be even, and 8 or more")
-    content = load_checkpoint(checkpoint)
+    best = _best_step(Path(checkpoint))
+    content = load_checkpoint(best or checkpoint)
     model, params, config = _model_of(content, str(checkpoint), known)
     settings = _settings_of(config, params)
     scenes = None
@@ -178,7 +182,15 @@ def open_subject(
     anatomy = find_anatomy(task, params)
     run = Run(config, Path("."), params, [], {}, {}, task, "test", predictions, anatomy)
     step = content.get("step")
-    return Subject(Path(checkpoint), None if step is None else int(step), run, origin, scenes)
+    step = None if step is None else int(step)
+    return Subject(Path(checkpoint), step, run, origin, scenes, best is not None)
+
+
+def _best_step(folder: Path) -> Path | None:
+    """Returns the checkpoint that the result of a finished run is of, or None."""
+    result = Workdir(folder).result() or {}
+    step = folder / "checkpoints" / str(result.get("best_step"))
+    return step if step.is_dir() else None
 
 
 def _model_of(

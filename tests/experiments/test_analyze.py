@@ -10,11 +10,12 @@ import pytest
 from jax.extend.core import Literal
 from ml_collections import ConfigDict
 
-from common.checkpoints import save_checkpoint
+from common.analysis import Page
+from common.checkpoints import load_checkpoint, save_checkpoint
 from common.errors import UserError
 from cssm import SimpleCSSM
 from experiments.analyses import causes, contours, cost, open_subject, recurrence
-from experiments.analyses.page import SECTIONS
+from experiments.analyses.page import SECTIONS, add_summary
 from experiments.analyze import main
 from experiments.models.vision import make_model
 
@@ -51,6 +52,28 @@ def test_the_subject_is_the_checkpoint_and_its_run_s_images(subject):
     logits = jax.jit(subject.apply)(subject.params, subject.frames(slice(0, 3)))
     expected = jax.nn.softmax(logits)[:, 1]
     np.testing.assert_allclose(subject.probability(subject.images[:3]), expected, rtol=1e-4)
+
+
+def test_of_a_finished_run_the_best_step_is_taken_apart(checkpoint, tmp_path):
+    content, run = load_checkpoint(checkpoint), tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    for step in (5, 9):
+        params = jax.tree.map(lambda x, step=step: x + 0.01 * step, content["params"])
+        saved = content | {"params": params, "step": step}
+        save_checkpoint(run / "checkpoints" / str(step), saved, "orbax")
+
+    def looked_at() -> str:
+        subject = open_subject(run, count=8)
+        first, mine = jax.tree.leaves(content["params"])[0], jax.tree.leaves(subject.params)[0]
+        np.testing.assert_allclose(mine, first + 0.01 * subject.step, rtol=1e-5)
+        page = Page("")
+        add_summary(page, subject)
+        text = re.sub(r"<[^>]+>", " ", page.write(tmp_path / "page.html").read_text())
+        return " ".join(re.findall(r"training step([^\n]*)", text)[0].split())
+
+    assert looked_at().startswith("9")
+    (run / "result.json").write_text('{"step": 9, "best_step": 5}')
+    assert looked_at().startswith("5, the best of the run, whose scores result.json has")
 
 
 def test_an_intervention_that_changes_nothing_scores_the_same(subject):

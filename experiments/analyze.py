@@ -5,29 +5,20 @@ import ast
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from common.errors import UserError
-
-
-class _Parser(argparse.ArgumentParser):
-    """Raises instead of printing the usage and leaving the process."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(message.removeprefix("argument "))
+from experiments.parsing import Parser, status_of
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns 0, or 2 for a mistake that one line on stderr names."""
-    try:
+
+    def work() -> int:
         flags, known = _read_arguments(sys.argv[1:] if argv is None else argv)
         return analyze(flags.checkpoint, flags.out, flags.data, flags.images, known)
-    except UserError as error:
-        print("error:", " ".join(str(error).splitlines()), file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+
+    return status_of(work)
 
 
 def analyze(
@@ -47,7 +38,7 @@ def analyze(
 
 
 def _read_arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
-    parser = _Parser(
+    parser = Parser(
         prog="python -m experiments.analyze",
         description=__doc__,
         epilog="--model.KEY=VALUE tells what a foreign checkpoint does not, e.g. "

@@ -1,34 +1,24 @@
-"""The command line that all experiments share: flags, config overrides, one-line errors."""
+"""The command line that all experiments share: modes, flags, and the config that they ask for."""
 
 import argparse
-import ast
-import difflib
-import importlib.util
 import inspect
-import json
 import os
 import re
 import sys
-import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from common.errors import UserError
 from experiments import distributed
+from experiments.config_files import call_get_config, recorded_config, split_variant
 from experiments.outcomes import STATUSES, is_lack_of_memory, lack_of_memory
+from experiments.overrides import fields_of, override
+from experiments.parsing import Parser, nearest, status_of
 
 Mode = Callable[..., object]
-
-_EXPECTED = {
-    bool: "true or false",
-    int: "an integer",
-    float: "a number",
-    str: "text",
-    tuple: "a tuple such as (1, 2)",
-}
 
 
 def run(
@@ -58,8 +48,9 @@ def run(
         Exit status, as in `STATUSES`.
     """
     parser = _make_parser(modes, module, description, default_config)
-    try:
-        arguments = sys.argv[1:] if argv is None else argv
+    arguments = sys.argv[1:] if argv is None else argv
+
+    def work() -> int:
         mode, config, workdir, further, place = _read_arguments(
             parser, modes, default_config, arguments
         )
@@ -67,14 +58,8 @@ def run(
             further["command"] = ["python", "-m", module, *arguments]
         with distributed.place_of(place):
             return _call(modes[mode], config, workdir, further, alone=place is None)
-    except UserError as error:
-        print("error:", " ".join(str(error).splitlines()), file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except _HelpShown:
-        return 0
+
+    return status_of(work)
 
 
 def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) -> ConfigDict:
@@ -92,29 +77,15 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
     Raises:
         UserError: The file, the variant, a key or a value is wrong.
     """
-    file, variant = _split_variant(str(path))
-    config = _call_get_config(file, variant)
-    _override(config, overrides or {}, str(file))
+    file, variant = split_variant(str(path))
+    config = call_get_config(file, variant)
+    override(config, overrides or {}, str(file))
     return config.lock()
-
-
-class _HelpShown(Exception):
-    """Ends the reading of the command line after --help."""
-
-
-class _Parser(argparse.ArgumentParser):
-    """Raises instead of printing the usage and leaving the process."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(message.removeprefix("argument "))
-
-    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
-        raise _HelpShown
 
 
 def _make_parser(
     modes: Mapping[str, Mode], module: str, description: str, default_config: Path
-) -> _Parser:
+) -> Parser:
     command = f"python -m {module}"
     file = os.path.relpath(default_config)
     file = str(default_config) if file.startswith("..") else file
@@ -137,7 +108,7 @@ def _make_parser(
         "exit status:",
         *(f"  {status:<{max(width, 3)}}  {meaning}" for status, meaning in STATUSES.items()),
     ]
-    parser = _Parser(
+    parser = Parser(
         usage=f"{command} [--config=FILE.py[:VARIANT]] [--config.KEY=VALUE ...]\n"
         f"       [--workdir=DIR] [--mode={'|'.join(modes)}]"
         f"{' [--step=N]' if stepped else ''}{' [--profile]' if profiled else ''}\n"
@@ -181,7 +152,7 @@ def _takes(mode: Mode, argument: str) -> bool:
 
 
 def _read_arguments(
-    parser: _Parser, modes: Mapping[str, Mode], default_config: Path, arguments: Sequence[str]
+    parser: Parser, modes: Mapping[str, Mode], default_config: Path, arguments: Sequence[str]
 ) -> tuple[str, ConfigDict, Path, dict[str, Any], dict[str, Any] | None]:
     """Gives mode, config, folder, further arguments of the mode, and the place among processes."""
     assignments = [text for text in arguments if text.startswith("--config.")]
@@ -189,7 +160,7 @@ def _read_arguments(
     overrides = dict(map(_split_assignment, assignments))
     if flags.mode not in modes:
         raise UserError(
-            f"--mode: unknown mode {flags.mode!r}; the nearest is {_nearest(flags.mode, modes)} "
+            f"--mode: unknown mode {flags.mode!r}; the nearest is {nearest(flags.mode, modes)} "
             f"(of {', '.join(modes)})"
         )
     further: dict[str, Any] = _checked_step(getattr(flags, "step", None), flags.mode, modes)
@@ -201,14 +172,14 @@ def _read_arguments(
     place = distributed.read_flags(flags, trains=not reads_run)
     if place is not None and further.get("profile"):
         raise UserError("--profile: for a single process, without --distributed")
-    file, variant = _split_variant(str(default_config) if flags.config is None else flags.config)
+    file, variant = split_variant(str(default_config) if flags.config is None else flags.config)
     workdir = _checked_workdir(flags.workdir, file, variant, reads_run)
     if reads_run and flags.config is None:
-        source, config = workdir / "config.json", _recorded_config(workdir / "config.json")
+        source, config = workdir / "config.json", recorded_config(workdir / "config.json")
     else:
-        source, config = file, _call_get_config(file, variant)
+        source, config = file, call_get_config(file, variant)
     _refuse_others(others, config)
-    _override(config, overrides, str(source))
+    override(config, overrides, str(source))
     if not reads_run:
         _make_writable(workdir)
     return flags.mode, config.lock(), workdir, further, place
@@ -242,9 +213,9 @@ def _refuse_others(others: Sequence[str], config: ConfigDict) -> None:
         "--profile",
         *distributed.FLAGS,
         "--help",
-        *(f"--config.{k}" for k in _fields(config)),
+        *(f"--config.{k}" for k in fields_of(config)),
     ]
-    raise UserError(f"unknown flag {name}; the nearest is {_nearest(name, known)}")
+    raise UserError(f"unknown flag {name}; the nearest is {nearest(name, known)}")
 
 
 def _split_assignment(argument: str) -> tuple[str, str]:
@@ -297,132 +268,3 @@ def _make_writable(workdir: Path) -> None:
         raise UserError(f"--workdir: cannot make {str(workdir)!r}: {error.strerror}") from error
     if not os.access(workdir, os.W_OK | os.X_OK):
         raise UserError(f"--workdir: {str(workdir)!r} is not writable")
-
-
-def _split_variant(path: str) -> tuple[Path, str]:
-    match = re.fullmatch(r"(.*\.py)(?::(.*))?", path)
-    if not match:
-        raise UserError(f"--config: expected FILE.py or FILE.py:VARIANT, got {path!r}")
-    return Path(match[1]), match[2] or ""
-
-
-def _call_get_config(file: Path, variant: str) -> ConfigDict:
-    """Runs a config file and gives what its get_config(variant) returns."""
-    if not file.is_file():
-        near = _nearest(file.name, [other.name for other in file.parent.glob("*.py")])
-        hint = f"the nearest is {str(file.parent / near)!r}" if near else "nor any other there"
-        raise UserError(f"--config: no file {str(file)!r}; {hint}")
-    spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
-    assert spec is not None and spec.loader is not None  # the name ends in .py
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except UserError:
-        raise
-    except SyntaxError as error:
-        raise UserError(f"{error.filename}:{error.lineno}: {error.msg}") from error
-    except Exception as error:
-        raise UserError(_described(error, file)) from error
-    if not callable(getattr(module, "get_config", None)):
-        raise UserError(f"{file}: no function get_config(variant); a config file needs one")
-    try:
-        config = module.get_config(variant)
-    except UserError:
-        raise
-    except ValueError as error:
-        raise UserError(f"{file}: variant {variant!r}: {error}") from error
-    except Exception as error:
-        raise UserError(_described(error, file)) from error
-    if not isinstance(config, ConfigDict):
-        raise UserError(f"{file}: get_config returned {type(config).__name__}, not a ConfigDict")
-    return config
-
-
-def _described(error: Exception, file: Path) -> str:
-    """Names the last line of the file that the error went through, its type and its message."""
-    frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if Path(frame.filename) == file.absolute()]
-    place = f"{file}:{lines[-1]}" if lines else str(file)
-    return f"{place}: {type(error).__name__}: {error}"
-
-
-def _recorded_config(file: Path) -> ConfigDict:
-    """Reads the config that a run has left in its folder."""
-    try:
-        fields = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file}: cannot read it: {error}") from error
-    if not isinstance(fields, dict):
-        raise UserError(f"{file}: expected the fields of a config, got {type(fields).__name__}")
-    return ConfigDict(_tuples(fields))
-
-
-def _tuples(value: Any) -> Any:
-    """Turns the lists of a JSON document back into the tuples that they were."""
-    if isinstance(value, dict):
-        return {key: _tuples(item) for key, item in value.items()}
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
-
-
-def _override(config: ConfigDict, overrides: Mapping[str, Any], source: str) -> None:
-    """Sets fields by their dotted keys; source is what an error names as the config's origin."""
-    fields = _fields(config)
-    for key, given in overrides.items():
-        if key in fields:
-            parent, name = fields[key]
-            parent[name] = _converted(key, given, parent.get_type(name), parent[name])
-            continue
-        members = [field for field in fields if field.startswith(f"{key}.")]
-        if members:
-            raise UserError(
-                f"config.{key} is a group; set one field of it, e.g. config.{members[0]}"
-            )
-        near = _nearest(key, fields)
-        raise UserError(f"unknown key config.{key} in {source}; the nearest is config.{near}")
-
-
-def _fields(config: ConfigDict, prefix: str = "") -> dict[str, tuple[ConfigDict, str]]:
-    """Gives for each dotted key the ConfigDict that holds the field and the field's name in it."""
-    fields = {}
-    for name in config:
-        if issubclass(config.get_type(name), ConfigDict):
-            fields |= _fields(config[name], f"{prefix}{name}.")
-        else:
-            fields[prefix + name] = (config, name)
-    return fields
-
-
-def _converted(key: str, given: Any, kind: type, current: Any) -> Any:
-    """Turns an override into a value of the field's type."""
-    if kind not in _EXPECTED:
-        raise UserError(f"config.{key} holds {kind.__name__}, which only the config file can set")
-    try:
-        return _cast(given, kind, current)
-    except (ValueError, TypeError, KeyError, SyntaxError) as error:
-        expected = _EXPECTED[kind]
-        if kind is tuple and current:
-            expected = f"a tuple like {current!r}"
-        raise UserError(f"config.{key}: expected {expected}, got {given!r}") from error
-
-
-def _cast(given: Any, kind: type, current: Any) -> Any:
-    """Gives the value as the type asked for, or raises; a string is read, an int may be a float."""
-    value = _parse(given, kind) if isinstance(given, str) else given
-    if kind is float and type(value) is int:
-        value = float(value)
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise TypeError
-    if isinstance(value, tuple) and current:
-        return tuple(_cast(item, type(current[0]), None) for item in value)
-    return value
-
-
-def _parse(text: str, kind: type) -> Any:
-    if kind is bool:
-        return {"true": True, "false": False}[text.lower()]
-    return ast.literal_eval(text) if kind is tuple else kind(text)
-
-
-def _nearest(word: str, choices: Iterable[str]) -> str:
-    """Gives the choice most like the word; the empty string where there is none."""
-    return next(iter(difflib.get_close_matches(word, list(choices), n=1, cutoff=0.0)), "")

@@ -2,17 +2,17 @@
 
 import argparse
 import datetime
-import difflib
 import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, TextIO
 
 from common.errors import UserError
+from experiments.parsing import HelpShown, Parser, nearest
 
 COMMAND = "python -m experiments.pathfinder_data"
 FORMATS = ("array_record", "tfrecord", "png")
@@ -35,22 +35,8 @@ examples:
 """
 
 
-class _HelpShown(Exception):
-    """Ends the reading of the command line after --help."""
-
-
 class _Stopped(KeyboardInterrupt):
     """Ends the work after SIGTERM, by the way that Ctrl-C takes."""
-
-
-class _Parser(argparse.ArgumentParser):
-    """Raises instead of printing the usage and leaving the process."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(message.removeprefix("argument "))
-
-    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
-        raise _HelpShown
 
 
 class ImageProgress:
@@ -164,8 +150,8 @@ def _name_flags(message: str) -> str:
     return re.sub(r"\bdata\.(\w+)", lambda m: f"--{SETTING_FLAGS.get(m[1], m[1])}", message)
 
 
-def _make_parser() -> _Parser:
-    parser = _Parser(
+def _make_parser() -> Parser:
+    parser = Parser(
         usage=f"{COMMAND} --length=N --count=N --out=DIR [--size=N]\n"
         f"       [--format={'|'.join(FORMATS)}] [--layout={'|'.join(LAYOUTS)}] ...\n"
         f"       {COMMAND} --inspect=DIR [--sheet=FILE.png]",
@@ -208,16 +194,12 @@ def _choice(names: Sequence[str]) -> Callable[[str], str]:
     def convert(text: str) -> str:
         if text not in names:
             raise argparse.ArgumentTypeError(
-                f"unknown name {text!r}; the nearest is {_nearest(text, names)} "
+                f"unknown name {text!r}; the nearest is {nearest(text, names)} "
                 f"(of {', '.join(names)})"
             )
         return text
 
     return convert
-
-
-def _nearest(word: str, choices: Iterable[str]) -> str:
-    return next(iter(difflib.get_close_matches(word, list(choices), n=1, cutoff=0.0)), "")
 
 
 def _read_flags(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -228,7 +210,7 @@ def _read_flags(argv: Sequence[str] | None) -> argparse.Namespace:
         name = others[0].partition("=")[0]
         if not name.startswith("-"):
             raise UserError(f"unexpected argument {others[0]!r}; values are written --flag=VALUE")
-        near = _nearest(name, [f"--{known}" for known in [*vars(flags), "help"]])
+        near = nearest(name, [f"--{known}" for known in [*vars(flags), "help"]])
         raise UserError(f"unknown flag {name}; the nearest is {near}")
     given = [name for name, value in vars(flags).items() if value is not None]
     if flags.inspect is not None:
@@ -292,7 +274,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         print("stopped", file=sys.stderr)
         return 143 if isinstance(stop, _Stopped) else 130
-    except _HelpShown:
+    except HelpShown:
         return 0
     finally:
         signal.signal(signal.SIGTERM, before)

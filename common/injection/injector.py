@@ -102,9 +102,9 @@ class Injector(nn.Module):
         return result
 
 
-def layer_names(numbers: tuple[int, ...], prefix: str = "layers_") -> tuple[str, ...]:
+def layer_names(numbers: tuple[int, ...]) -> tuple[str, ...]:
     """Returns the names that Flax gives to the modules of a tuple: 'layers_3' for 3."""
-    return tuple(f"{prefix}{number}" for number in numbers)
+    return tuple(f"layers_{number}" for number in numbers)
 
 
 @contextmanager

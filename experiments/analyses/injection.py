@@ -125,9 +125,9 @@ def gate_histories(records: Sequence[Mapping[str, Any]]) -> dict[str, tuple[list
     return found
 
 
-def floors(task: InjectionTask, split: str = "test") -> dict[str, dict[str, float]]:
-    """Returns the floors of a split, by name and type or group of questions."""
-    found = measure_floors(task.eval_sources[split].pictures)._asdict()
+def floors(task: InjectionTask) -> dict[str, dict[str, float]]:
+    """Returns the floors of the test data, by name and type or group of questions."""
+    found = measure_floors(task.eval_sources["test"].pictures)._asdict()
     groups = {"accuracy": TYPES, **GROUPS}
     for values in found.values():
         values |= {

@@ -25,7 +25,6 @@ MECHANISMS = {
 }
 """Choices of the config for each mechanism of the tables."""
 
-CROSS = "gated cross-attention"
 CONTROLS = {
     "question alone": "cross,blank=image",
     "image alone": "cross,blank=question",

@@ -242,7 +242,7 @@ def _read_images(source: Source, numbers: np.ndarray) -> np.ndarray:
     return np.stack([grey_bytes(source[int(i)]["image"]) for i in numbers])
 
 
-def choose_pairs(labels: np.ndarray, most: int, seed: int = 0) -> np.ndarray:
+def choose_pairs(labels: np.ndarray, most: int) -> np.ndarray:
     """Chooses images for cross-validation: pairs of a positive and a negative, one after the other.
 
     The k-th positive and the k-th negative of a matched set show the same contours. Were one of
@@ -252,14 +252,13 @@ def choose_pairs(labels: np.ndarray, most: int, seed: int = 0) -> np.ndarray:
     Args:
         labels: (n,) of 0 and 1.
         most: largest number of images to choose.
-        seed: chooses.
 
     Returns:
         Numbers of images, even in number.
     """
     positive, negative = np.flatnonzero(labels == 1), np.flatnonzero(labels == 0)
     pairs = min(len(positive), len(negative))
-    ranks = np.sort(np.random.default_rng(seed).permutation(pairs)[: most // 2])
+    ranks = np.sort(np.random.default_rng(0).permutation(pairs)[: most // 2])
     return np.stack([positive[ranks], negative[ranks]], -1).ravel()
 
 

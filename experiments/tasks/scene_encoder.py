@@ -16,7 +16,7 @@ from common.data.sort_of_clevr import SHAPES, SceneSettings, SortOfClevr
 from common.data.sort_of_clevr.scenes import COUNT
 from common.errors import UserError
 from common.injection import GatedMLP
-from common.train import Progress, fit, restore_params
+from common.train import fit, restore_params
 from common.train.workdir import to_fields, to_json, writing
 from experiments.models.scene_encoder import (
     CONVOLUTIONS,
@@ -167,7 +167,7 @@ def pictures(data: ConfigDict, split: str, count: int, per_type: int = 1) -> Sor
     return SortOfClevr(settings, count, per_type, len(SPLITS) * data.seed + SPLITS.index(split))
 
 
-def train_encoder(config: ConfigDict, progress: Progress | None = None) -> None:
+def train_encoder(config: ConfigDict) -> None:
     """Trains the encoder of an injection run, unless a run with the same one has done so.
 
     A process that finds another at it waits for its end.
@@ -183,7 +183,7 @@ def train_encoder(config: ConfigDict, progress: Progress | None = None) -> None:
     with stream:
         fcntl.flock(stream, fcntl.LOCK_EX)  # until the file is closed
         if not (folder / "result.json").exists():
-            fit(make_task(own), own, folder, progress=progress)
+            fit(make_task(own), own, folder)
 
 
 def trained_encoder(config: ConfigDict) -> See:

@@ -3,12 +3,11 @@
 from common.data.pairs.examples import Pairs
 from common.data.pairs.facts import WordTokens, make_facts
 from common.data.pairs.glue import GLUE, load_glue, read_glue_tsv
-from common.data.pairs.overlap import OVERLAP_NAMES, overlap_features
+from common.data.pairs.overlap import overlap_features
 from common.data.pairs.tokens import FolderTokens, PairTokenizer, TokenPairs
 
 __all__ = [
     "GLUE",
-    "OVERLAP_NAMES",
     "FolderTokens",
     "PairTokenizer",
     "Pairs",

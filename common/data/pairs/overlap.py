@@ -6,21 +6,17 @@ import numpy as np
 
 from common.data.pairs.examples import Pairs
 
-OVERLAP_NAMES = (
-    "share of the words of 2 that are in 1",
-    "words in both over words in any",
-    "log of the words of 2 that are not in 1",
-    "share of the word pairs of 2 that are in 1",
-    "share of the names of 2 that are not in 1",
-    "share of the numbers of 2 that are not in 1",
-    "one sentence negates, the other does not",
-)
 _WORD = re.compile(r"\w+(?:'\w+)?")
 _NEGATION = {"no", "not", "never", "none", "nobody", "nothing", "cannot", "without"}
 
 
 def overlap_features(pairs: Pairs) -> np.ndarray:
-    """Returns the features (n, 7), float64, in the order of `OVERLAP_NAMES`.
+    """Returns the features (n, 7), float64.
+
+    In order: the share of the words of sentence 2 that are in sentence 1; words in both over words
+    in any; log of 1 + the number of words of 2 not in 1; the share of the word pairs of 2 that
+    are in 1; the shares of the names and of the numbers of 2 that are not in 1; whether one
+    sentence negates and the other does not.
 
     Words are letters and digits, case ignored; a name is a capitalised word of sentence 2 but its
     first one. A share of nothing is 0.

@@ -25,11 +25,6 @@ class Scene(NamedTuple):
     markers: np.ndarray
     label: int
 
-    @property
-    def marker_distance(self) -> float:
-        """Distance between the discs."""
-        return float(np.hypot(*(self.markers[0] - self.markers[1])))
-
 
 class DrawnImages(NamedTuple):
     """Images with what is known of them.

@@ -1,9 +1,9 @@
 """Choices after the colon of a config: 'model=conv_attn,size=smoke', or the value alone."""
 
-import difflib
 from collections.abc import Mapping, Sequence
 
 from common.errors import UserError
+from experiments.parsing import nearest
 
 
 def read_choices(variant: str, choices: Mapping[str, Sequence[str]]) -> dict[str, str]:
@@ -27,7 +27,7 @@ def read_choices(variant: str, choices: Mapping[str, Sequence[str]]) -> dict[str
             raise UserError(f"unknown choice {name!r}; choose {', '.join(choices)}")
         if value not in choices[name]:
             raise UserError(
-                f"{name} is {value!r}; the nearest is {_nearest(value, choices[name])} "
+                f"{name} is {value!r}; the nearest is {nearest(value, choices[name])} "
                 f"(of {', '.join(choices[name])})"
             )
         if name in chosen:
@@ -42,10 +42,6 @@ def _owner(value: str, choices: Mapping[str, Sequence[str]]) -> str:
         return owners[0]
     known = [value for values in choices.values() for value in values]
     raise UserError(
-        f"variant {value!r} is unknown; the nearest is {_nearest(value, known)}; "
+        f"variant {value!r} is unknown; the nearest is {nearest(value, known)}; "
         f"write {', '.join(f'{name}=...' for name in choices)}"
     )
-
-
-def _nearest(value: str, known: Sequence[str]) -> str:
-    return (difflib.get_close_matches(value, known, 1, 0.0) or list(known))[0]

@@ -102,9 +102,9 @@ def relative_statistics(
 ) -> Float[Array, "b k"]:
     """Returns as many statistics in units of those of the uniform map of the same length n.
 
-    Shares and masses are divided by what they are at A = 1 / n, entropies by log n; a row's maximum
-    and asymmetry, which scale as 1 / n, are the logarithm of n times their value. The share of
-    heads off the diagonal stays.
+    Shares of mass are divided by what they are at A = 1 / n, entropies by log n. What scales as
+    1 / n is multiplied by n: asymmetry, and, as logarithms, the mass on token 0, a row's maximum
+    and the diagonal's share. The share of heads off the diagonal stays.
     """
     n = jnp.maximum(length, 2).astype(jnp.float32)[:, None]
     far = jnp.maximum((n - FAR) * (n - FAR + 1) / n**2, 1.0 / n**2)

@@ -43,6 +43,7 @@ class PairSubject:
     Attributes:
         config: settings of the run.
         workdir: folder of the run.
+        step: at which the parameters are those of the run.
         task: model and data.
         params: parameters that are looked at.
         initial: parameters at the beginning of training.
@@ -57,6 +58,7 @@ class PairSubject:
 
     config: ConfigDict
     workdir: Path
+    step: int
     task: Any
     params: PyTree
     initial: PyTree
@@ -79,6 +81,12 @@ class PairSubject:
         source = source.first(min(len(source), MAX_TRAINING_PAIRS))
         found = decisions(self.decide, self.params, source, self.config.train.eval_batch_size)
         return found.features, np.asarray(source.pairs.labels)
+
+    @functools.cached_property
+    def statistics(self) -> np.ndarray | None:
+        """The statistics (n, k) of the held-out pairs; None where the model takes none."""
+        found = self.read(self.params, len(self.source))[0].statistics
+        return None if found is None else np.asarray(found, np.float64)
 
     def read(self, params: PyTree, count: int = MAP_PAIRS) -> tuple[Reading, np.ndarray]:
         """Returns what the branches read of the first pairs, and the labels of these."""
@@ -109,7 +117,7 @@ def decisions(
 
 def open_subject(config: ConfigDict, workdir: Path, task: Any) -> PairSubject:
     """Reads the run in `workdir` and applies its model to the held-out pairs."""
-    _, params = restore_params(task, config, workdir)
+    step, params = restore_params(task, config, workdir)
     split, source = held_out(task)
     if len(source) > MAX_PAIRS:
         source = source.first(MAX_PAIRS)
@@ -118,7 +126,7 @@ def open_subject(config: ConfigDict, workdir: Path, task: Any) -> PairSubject:
     decide = jax.jit(lambda params, batch: task.decide(params, batch))
     found = decisions(decide, params, source, config.train.eval_batch_size)
     return PairSubject(
-        config, workdir, task, params, initial, split, source,
+        config, workdir, step, task, params, initial, split, source,
         found.features, found.modulations, np.asarray(found.logits),
         np.asarray(source.pairs.labels), decide,
     )  # fmt: skip
@@ -138,8 +146,8 @@ def write_analysis(
     page = Page(f"Entailment, taken apart: {', '.join(config.model.branches)}")
     score = score_answers(subject.logits.argmax(1), subject.labels)
     page.lead(
-        f"The model answers {share(score.value)} of {len(subject.labels)} {subject.split} pairs "
-        f"rightly (95 % interval {interval(score)})."
+        f"After {subject.step:,} steps the model answers {share(score.value)} of "
+        f"{len(subject.labels)} {subject.split} pairs rightly (95 % interval {interval(score)})."
     )
     started = time.perf_counter()
     for name, add in SECTIONS.items():

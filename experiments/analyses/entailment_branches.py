@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from alcnet import statistic_names
 from common.analysis import (
     ProbeScore,
     canonical_correlations,
@@ -260,6 +261,22 @@ def add_length(page: Page, subject: Any) -> None:
     )
     rows = [(NAMES[n], f"{explained_by(lengths, x):.3f}") for n, x in subject.features.items()]
     page.table(("branch", "R2 of length"), rows)
+    found = subject.statistics
+    if found is None:
+        return
+    model = subject.task.model
+    names = statistic_names(model.statistic_layers, subject.task.measured)
+    page.paragraph(
+        f"The statistics themselves, as the model takes them ({subject.config.model.statistics}); "
+        "layers are counted from the last one, -1."
+    )
+    page.table(
+        ("statistic", "R2 of length"),
+        [
+            (name, f"{explained_by(lengths, column[:, None]):.3f}")
+            for name, column in zip(names, found.T, strict=True)
+        ],
+    )
 
 
 def add_discussion(page: Page, subject: Any) -> None:

@@ -117,7 +117,8 @@ def test_the_page_has_every_section(run, capsys):
         assert words in page, words
     for name in ("film", "gradient_flow", "heat_maps", "heat_maps_by_layer", "probes"):
         assert (folder / "analysis" / f"{name}.png").stat().st_size > 1_000
-    assert "from training pairs" in page
+    assert "from training pairs" in page and "After 2 steps the model answers" in page
+    assert page.count("layer -2: ") == 6 and page.count("layer -1: ") == 9
 
 
 @pytest.mark.slow  # tests/alcnet/test_model.py holds the same of another model

@@ -7,9 +7,11 @@
 XLA's CPU back end multiplies matrices of bfloat16 in the processor's own units (AMX) where the
 result is in float32, the left matrix lies row after row and its rows are summed over. A product
 whose result is in bfloat16, and one that sums over the columns of both, goes slower than in
-float32. So results are rounded after the product, and what would be summed over its columns is
-written out transposed. Sums over places, as db is, go number by number; as products with ones they
-do not. All this holds for one device; several, over which arrays may be divided, are left to XLA.
+float32, where the latter takes a tenth longer. So results are rounded after the product,
+and what would be summed over its columns is written out transposed: of A' B the smaller of A, and
+of B with the result. Sums over places, as db is, go number by number where a loop is around them;
+as products with ones they do not. All this holds for one device; several, over which arrays may
+be divided, are left to XLA.
 """
 
 from functools import partial
@@ -20,6 +22,9 @@ import jax.numpy as jnp
 from jax.experimental.layout import Layout, with_layout_constraint
 
 from common.array_types import Array, Float
+
+ONES = 8
+"""Rows of ones that sum a matrix of bfloat16: with a single one, XLA would write it in float32."""
 
 
 def project(
@@ -89,7 +94,8 @@ def by_rows(x: Float[Array, "*b i j"]) -> Float[Array, "*b i j"]:
 
 def _own_gradient(dtype: Any) -> bool:
     """Tells whether the gradient's products need to be written out."""
-    return dtype == jnp.bfloat16 and jax.default_backend() == "cpu" and jax.device_count() == 1
+    known = dtype in (jnp.bfloat16, jnp.float32)
+    return known and jax.default_backend() == "cpu" and jax.device_count() == 1
 
 
 def _summed(left: Array, right: Array, axis: int) -> Array:
@@ -106,6 +112,16 @@ def _row(bias: Array, like: Array) -> Array:
 
 def _turned(x: Array) -> Array:
     return by_rows(jnp.swapaxes(x, -1, -2))
+
+
+def _over_rows(a: Array, b: Array, dtype: Any) -> Array:
+    """Returns A' B; written out turned is A, or B with the result where these are smaller."""
+    rows, i, j = *a.shape[-2:], b.shape[-1]
+    if j * (rows + i) < rows * i:
+        # In float32 XLA would take the turned result into the product, which is slow.
+        found = jax.lax.optimization_barrier(_summed(_turned(b), a, -2))
+        return jnp.swapaxes(found.astype(dtype), -1, -2)
+    return _summed(_turned(a), b, -2).astype(dtype)
 
 
 @jax.custom_vjp
@@ -125,10 +141,10 @@ def _projected_backward(
 ) -> tuple[Array, Array, Array]:
     x, matrix, bias = saved
     places = cotangent.reshape(-1, cotangent.shape[-1])
-    of_matrix = _summed(_turned(x.reshape(-1, x.shape[-1])), places, -2)
-    of_bias = _summed(jnp.ones((1, len(places)), x.dtype), places, -2)[0]
+    of_matrix = _over_rows(x.reshape(-1, x.shape[-1]), places, matrix.dtype)
+    of_bias = _summed(jnp.ones((ONES, len(places)), x.dtype), places, -2)[0]
     of_x = _summed(cotangent, matrix.astype(x.dtype), -1)
-    return of_x.astype(x.dtype), of_matrix.astype(matrix.dtype), of_bias.astype(bias.dtype)
+    return of_x.astype(x.dtype), of_matrix, of_bias.astype(bias.dtype)
 
 
 _projected.defvjp(_projected_forward, _projected_backward)
@@ -152,16 +168,14 @@ def _forward(multiply: Any, a: Array, b: Array) -> tuple[Array, tuple[Array, Arr
 def _backward(saved: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
     a, b = saved
     cotangent = cotangent.astype(a.dtype)
-    of_a, of_b = _summed(cotangent, b, -1), _summed(_turned(a), cotangent, -2)
-    return of_a.astype(a.dtype), of_b.astype(b.dtype)
+    return _summed(cotangent, b, -1).astype(a.dtype), _over_rows(a, cotangent, b.dtype)
 
 
 @jax.jit
 def _backward_transposed(saved: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
     a, b = saved
     cotangent = cotangent.astype(a.dtype)
-    of_a, of_b = _summed(cotangent, b, -2), _summed(_turned(cotangent), a, -2)
-    return of_a.astype(a.dtype), of_b.astype(b.dtype)
+    return _summed(cotangent, b, -2).astype(a.dtype), _over_rows(cotangent, a, b.dtype)
 
 
 _product.defvjp(partial(_forward, _product), _backward)

@@ -67,11 +67,13 @@ def test_sums_are_kept_in_float32(monkeypatch):
 
 @pytest.mark.parametrize("lead", [(), (3,), (2, 3)])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("sizes", [(6, 24, 10), (24, 20, 3), (24, 3, 20)], ids=str)
 @pytest.mark.parametrize("multiply", [product, product_transposed])
-def test_products_and_gradients_equal_those_in_float64(multiply, lead, dtype, devices):
+def test_products_and_gradients_equal_those_in_float64(multiply, sizes, lead, dtype, devices):
     del devices
-    a, b = draw((*lead, 6, 24), 0, dtype), draw((*lead, 24, 10), 1, dtype)
-    weight = draw((*lead, 6, 10), 2, jnp.bfloat16).astype(jnp.float32)
+    i, k, j = sizes
+    a, b = draw((*lead, i, k), 0, dtype), draw((*lead, k, j), 1, dtype)
+    weight = draw((*lead, i, j), 2, jnp.bfloat16).astype(jnp.float32)
     if multiply is product_transposed:
         b = jnp.swapaxes(b, -1, -2)
 
@@ -92,8 +94,9 @@ def test_products_and_gradients_equal_those_in_float64(multiply, lead, dtype, de
     np.testing.assert_allclose(np.asarray(of_b, np.float64), expected_b, rtol, atol)
 
 
-def test_one_device_in_half_precision_multiplies_what_lies_by_rows(monkeypatch):
-    arguments = [draw(s, 0, jnp.bfloat16) for s in ((6, 4), (4, 2), (2,), (6, 2))]
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_one_device_multiplies_what_lies_by_rows(dtype, monkeypatch):
+    arguments = [draw(s, 0, dtype) for s in ((6, 4), (4, 2), (2,), (6, 2))]
     monkeypatch.setattr(jax, "device_count", lambda: 1)
     program = str(jax.make_jaxpr(jax.grad(mapped, (0, 1, 2), has_aux=True))(*arguments))
     assert "layout_constraint" in program

@@ -14,6 +14,7 @@ from common.kernels.products import by_rows, product, product_transposed, projec
 from common.kernels.scan import linear_scan
 from common.kernels.scan_choice import choose_backend
 from common.kernels.scan_sharded import sharded_linear_scan
+from common.kernels.softmax import softmax
 from common.kernels.spectral import (
     kernel_spectrum,
     lay_out_kernel,
@@ -53,6 +54,7 @@ __all__ = [
     "project",
     "real_inverse_fft2",
     "sharded_linear_scan",
+    "softmax",
     "spectral_conv_2d",
     "to_goom",
 ]

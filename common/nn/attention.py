@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from common.array_types import Array, Bool, Float
-from common.kernels import by_rows, product, product_transposed
+from common.kernels import by_rows, product, product_transposed, softmax
 
 CUDNN_DTYPES = (jnp.bfloat16, jnp.float16)
 CUDNN_LARGEST_HEAD = 128
@@ -83,7 +83,7 @@ def attention_weights(
         mask = seen if mask is None else mask & seen
     if mask is not None:
         scores = jnp.where(jnp.broadcast_to(mask, scores.shape), scores, HIDDEN)
-    return jax.nn.softmax(scores, axis=-1)
+    return softmax(scores)
 
 
 def average_values(

@@ -37,8 +37,9 @@ class Runs(NamedTuple):
             The content of `workdir/result.json`: scores by split, steps, parameters, timing.
         """
         from common.processes import first_alone, has_others, is_first
-        from common.train import Startup, fit, make_run_mesh, require_free
+        from common.train import Startup, fit, keep_freed_memory, make_run_mesh, require_free
 
+        keep_freed_memory()  # before there are devices
         make_run_mesh(config)  # mistakes are told before data is generated
         if is_first():
             require_free(Path(workdir))

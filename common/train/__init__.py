@@ -3,6 +3,7 @@
 from common.train.compilation import use_cache
 from common.train.environment import describe_environment
 from common.train.evaluation import EvaluationStopped, evaluate
+from common.train.freed_memory import keep_freed_memory
 from common.train.lock import RunLock, require_free
 from common.train.loop import fit
 from common.train.metrics import format_scores, make_batch_sums, summarise, wilson_interval
@@ -42,6 +43,7 @@ __all__ = [
     "evaluate",
     "fit",
     "format_scores",
+    "keep_freed_memory",
     "make_batch_sums",
     "make_init",
     "make_optimizer",

@@ -6,7 +6,8 @@ The encoder has the shape of MiniLM-L6 with random weights. 'forward' gives hidd
 'step' is the gradient of all parameters, through hidden states and maps, without an update; both in
 float32 and with activations in bfloat16. --peer names a Python that has torch and transformers,
 which then runs the same (peers/encoder_step.py: eager attention, autocast, one thread and two), in
-turn with the rows here; this program needs neither.
+turn with the rows here; this program needs neither. Both keep the memory that they free, as runs
+do (`common.train.keep_freed_memory`).
 
 Memory is the compiler's account of temporaries of a training step of a CNN that reads all layers'
 maps: 'maps kept' hands the whole maps to it, 'layer by layer' reads each layer's regions inside the
@@ -16,6 +17,7 @@ layer and computes layers again for the gradient.
 import argparse
 import json
 import math
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -39,6 +41,7 @@ from alcnet import (
     standardise,
 )
 from common.array_types import Array, PyTree
+from common.train import keep_freed_memory
 from experiments.benchmarks.timing import Compiled, measure_in_turn, print_table, write_json
 
 SIZES = {"vocabulary": 30522, "positions": 512, "width": 384, "heads": 12, "hidden": 1536}
@@ -48,6 +51,11 @@ QUICK = ("16x64",)
 REPEATS, QUICK_REPEATS = 7, 3
 
 PEER = Path(__file__).parent / "peers" / "encoder_step.py"
+KEEP_FREED_MEMORY = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
+    "MALLOC_MMAP_THRESHOLD_": str(2**29),
+}
 DTYPES = (jnp.float32, jnp.bfloat16)
 
 
@@ -58,6 +66,7 @@ def main() -> int:
     parser.add_argument("--peer", metavar="PYTHON", help="interpreter with torch, transformers")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/encoder.json"))
     flags = parser.parse_args()
+    keep_freed_memory()
     repeats = QUICK_REPEATS if flags.quick else REPEATS
     rows = []
     for name in QUICK if flags.quick else CASES:
@@ -111,7 +120,13 @@ def _peer_times(python: str | None, arguments: list[str]) -> dict[str, dict[str,
     found = {}
     for threads in ("1", "2") if python else ():
         command = [str(python), str(PEER), *arguments, threads]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command,
+            env=os.environ | KEEP_FREED_MEMORY,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         if done.returncode:
             raise SystemExit(f"{python}: {(done.stderr.splitlines() or ['failed'])[-1]}")
         found[threads] = json.loads(done.stdout.splitlines()[-1])

@@ -16,7 +16,6 @@ layer and computes layers again for the gradient.
 
 import argparse
 import json
-import math
 import os
 import subprocess
 import sys
@@ -41,6 +40,7 @@ from alcnet import (
     standardise,
 )
 from common.array_types import Array, PyTree
+from common.compiled import temporary_bytes
 from common.train import keep_freed_memory
 from experiments.benchmarks.timing import Compiled, measure_in_turn, print_table, write_json
 
@@ -147,8 +147,7 @@ def measure_memory(name: str, batch: int, length: int) -> dict[str, Any]:
         def loss(params: PyTree, model: Any = model) -> Array:
             return model.apply(params, ids, mask).sum()
 
-        memory = jax.jit(jax.grad(loss)).lower(params).compile().memory_analysis()
-        found[key] = memory.temp_size_in_bytes / 1e6 if memory else math.nan
+        found[key] = temporary_bytes(jax.jit(jax.grad(loss)).lower(params).compile()) / 1e6
     return {"case": name} | found
 
 

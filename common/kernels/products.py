@@ -11,7 +11,8 @@ float32, where the latter takes a tenth longer. So results are rounded after the
 and what would be summed over its columns is written out transposed: of A' B the smaller of A, and
 of B with the result. Sums over places, as db is, go number by number where a loop is around them;
 as products with ones they do not. All this holds for one device; several, over which arrays may
-be divided, are left to XLA.
+be divided, are left to XLA. Forward mode can be taken of their gradients (`jax.jvp` of
+`jax.grad`), not of the products themselves.
 """
 
 from functools import partial
@@ -124,15 +125,17 @@ def _over_rows(a: Array, b: Array, dtype: Any) -> Array:
     return _summed(_turned(a), b, -2).astype(dtype)
 
 
-@jax.custom_vjp
-def _projected(x: Array, matrix: Array, bias: Array) -> Array:
+def _affine(x: Array, matrix: Array, bias: Array) -> Array:
     return (_summed(x, matrix.astype(x.dtype), -2) + _row(bias, x)).astype(x.dtype)
+
+
+_projected = jax.custom_vjp(_affine)
 
 
 def _projected_forward(
     x: Array, matrix: Array, bias: Array
 ) -> tuple[Array, tuple[Array, Array, Array]]:
-    return _projected(x, matrix, bias), (x, matrix, bias)
+    return _affine(x, matrix, bias), (x, matrix, bias)
 
 
 @jax.jit
@@ -150,18 +153,12 @@ def _projected_backward(
 _projected.defvjp(_projected_forward, _projected_backward)
 
 
-@jax.custom_vjp
-def _product(a: Array, b: Array) -> Array:
-    return _summed(a, b, -2)
+_product = jax.custom_vjp(partial(_summed, axis=-2))
+_product_transposed = jax.custom_vjp(partial(_summed, axis=-1))
 
 
-@jax.custom_vjp
-def _product_transposed(a: Array, b: Array) -> Array:
-    return _summed(a, b, -1)
-
-
-def _forward(multiply: Any, a: Array, b: Array) -> tuple[Array, tuple[Array, Array]]:
-    return multiply(a, b), (a, b)
+def _forward(axis: int, a: Array, b: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _summed(a, b, axis), (a, b)
 
 
 @jax.jit
@@ -178,5 +175,5 @@ def _backward_transposed(saved: tuple[Array, Array], cotangent: Array) -> tuple[
     return _summed(cotangent, b, -2).astype(a.dtype), _over_rows(cotangent, a, b.dtype)
 
 
-_product.defvjp(partial(_forward, _product), _backward)
-_product_transposed.defvjp(partial(_forward, _product_transposed), _backward_transposed)
+_product.defvjp(partial(_forward, -2), _backward)
+_product_transposed.defvjp(partial(_forward, -1), _backward_transposed)

@@ -9,8 +9,8 @@ from common.array_types import Array, Float
 def softmax(x: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
     """Returns exp(x) / sum exp(x), where the sum is over the last axis.
 
-    On a CPU the gradient y (dy - sum y dy) is written out, and is there in reverse mode alone; of
-    the function of JAX, XLA computes y anew in the gradient.
+    On a CPU the gradient y (dy - sum y dy) is written out: of the function of JAX, XLA computes y
+    anew in the gradient. Forward mode can be taken of that gradient, not of the function itself.
 
     Args:
         x: numbers; each row needs a finite one.
@@ -20,14 +20,16 @@ def softmax(x: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
     return jax.nn.softmax(x, axis=-1)
 
 
-@jax.custom_vjp
-def _with_own_gradient(x: Array) -> Array:
+def _softmax(x: Array) -> Array:
     exponentials = jnp.exp(x - x.max(-1, keepdims=True))
     return exponentials / exponentials.sum(-1, keepdims=True)
 
 
+_with_own_gradient = jax.custom_vjp(_softmax)
+
+
 def _forward(x: Array) -> tuple[Array, Array]:
-    y = _with_own_gradient(x)
+    y = _softmax(x)
     return y, y
 
 

@@ -114,6 +114,24 @@ def test_gradient_of_each_example_is_that_of_it_alone(devices):
             np.testing.assert_allclose(a[i].astype(float), b.astype(float), rtol=ROUNDING)
 
 
+def test_gradients_can_be_taken_in_forward_mode(monkeypatch):
+    shapes = ((4, 6), (6, 5), (5,))
+    primals, towards = (
+        tuple(draw(shape, seed, jnp.float32) for shape in shapes) for seed in (0, 1)
+    )
+
+    def loss(x, matrix, bias):
+        y = jnp.sin(project(x, matrix, bias))
+        return jnp.sum(product(jnp.cos(product_transposed(y, y)), y) ** 2)
+
+    def turned(count):
+        monkeypatch.setattr(jax, "device_count", lambda: count)
+        return jax.jvp(jax.grad(loss, (0, 1, 2)), primals, towards)[1]
+
+    for own, plain in zip(turned(1), turned(4), strict=True):
+        np.testing.assert_allclose(own, plain, rtol=1e-4, atol=1e-4)
+
+
 def test_dtypes_are_promoted():
     x, matrix = draw((2, 4), 0, jnp.bfloat16), draw((4, 3), 1, jnp.float32)
     assert project(x, matrix).dtype == jnp.float32

@@ -270,7 +270,8 @@ def _row(runs: Runs, model: tuple[str, ...]) -> str:
 
 def _points(found: Difference) -> str:
     low, high = 100 * found.low, 100 * found.high
-    return f"{100 * found.mean:+.1f} [{low:+.1f}, {high:+.1f}], p = {found.p:.2f}"
+    p = f"p = {found.p:.2f}" if found.p >= 0.01 else "p < 0.01"
+    return f"{100 * found.mean:+.1f} [{low:+.1f}, {high:+.1f}], {p}"
 
 
 def _origin(runs: Runs) -> str:

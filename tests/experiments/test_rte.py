@@ -238,6 +238,14 @@ def runs(tmp_path):
     return tmp_path
 
 
+def alike_table(folder):
+    """Returns the table of runs in which every seed gains the same."""
+    for seed in range(3):
+        write_run(folder / f"plain-{seed}", ("cls",), seed, 6)
+        write_run(folder / f"whole-{seed}", BRANCHES, seed, 8)
+    return rte_table.rte_table(rte_table.read_pair_runs(folder))
+
+
 def test_the_table_compares_over_seeds(runs, tmp_path, capsys):
     out = tmp_path / "table.md"
     assert rte_table.main([str(runs), f"--out={out}"]) == 0
@@ -256,6 +264,7 @@ def test_the_table_compares_over_seeds(runs, tmp_path, capsys):
     assert wanted in rows[0]
     assert f"The whole model against the plain encoder: {wanted} over 3 seeds; it helps." in text
     assert "For other seeds and other sentence pairs: [" in text
+    assert "| +20.0 [+20.0, +20.0], p < 0.01 |" in alike_table(tmp_path / "alike")
     assert "against itself without the CNN" in text and "no difference is shown" in text
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from alcnet import SentenceRegions
-from common.analysis import linear_probe, style
+from common.analysis import ProbeScore, linear_probe, style
 from common.analysis.page import Page
 from common.array_types import Array, PyTree
 from experiments.reports.wording import share
@@ -117,14 +117,24 @@ def layer_heat_maps(values: np.ndarray, first: int = 0) -> Figure:
 
 
 def patch_scores(subject: Any, params: PyTree) -> dict[str, tuple[Any, int]]:
-    """Returns probes on the maps inside and outside of the visible patch, with their features."""
+    """Returns probes on the visible patch and on the opposite corner, with their features' number.
+
+    Not on all that is outside: rows of a map add up to 1, so that the mass outside is what is left.
+    """
     reading, labels = subject.read(params, len(subject.source))
     maps, seen = np.asarray(reading.maps), np.asarray(reading.mask)[0]
-    found = {}
-    for name, where in (("inside", seen), ("outside", ~seen)):
-        values = maps[:, :, where].mean(2).reshape(len(maps), -1)
-        found[name] = (linear_probe(values, np.asarray(labels), penalty=1e-2), values.shape[1])
-    return found
+    rows, columns = seen.any(1).sum(), seen.any(0).sum()
+    corners = {
+        "visible patch, top left": maps[:, :, :rows, :columns],
+        "as large, bottom right": maps[:, :, -rows:, -columns:],
+    }
+    return {name: corner_score(part, labels) for name, part in corners.items()}
+
+
+def corner_score(maps: np.ndarray, labels: np.ndarray) -> tuple[ProbeScore, int]:
+    """Returns a probe on the mean mass of maps (b, layers, q, s, heads), and how many features."""
+    values = maps.mean((2, 3)).reshape(len(maps), -1)
+    return linear_probe(values, np.asarray(labels), penalty=1e-2), values.shape[1]
 
 
 def add_patch(page: Page, subject: Any) -> None:
@@ -135,8 +145,8 @@ def add_patch(page: Page, subject: Any) -> None:
     page.paragraph(
         f"The CNN sees {share(subject.config.model.visible, 0)} of queries and of keys alone. Does "
         "what tells the classes apart move there? Linear probes on the mean mass of each layer and "
-        "head inside and outside of the patch, before and after training (ten-fold, 95 % Wilson "
-        "intervals)."
+        "head in the patch and in the opposite corner, before and after training (ten-fold, 95 % "
+        "Wilson intervals)."
     )
     rows = []
     for when, params in (("before", subject.initial), ("after", subject.params)):

@@ -12,7 +12,7 @@ from common.data.pairs import TokenPairs, WordTokens, make_facts
 from experiments.analyses import entailment_branches as branches
 from experiments.analyses.entailment import SECTIONS, open_subject
 from experiments.analyses.entailment_gradients import check_chain_rule, flow
-from experiments.analyses.entailment_maps import pressure
+from experiments.analyses.entailment_maps import patch_scores, pressure
 from experiments.reports.record import read_record
 from experiments.reports.rte import plain_beside
 from experiments.rte import RUNS, analyze, make_task
@@ -68,6 +68,19 @@ def test_the_first_pairs_are_a_source():
     np.testing.assert_array_equal(part[3]["input_ids"], source[3]["input_ids"])
 
 
+def test_signal_is_found_in_the_corner_where_it_is():
+    labels = rng.integers(0, 2, 60)
+    maps = rng.random((60, 2, 8, 8, 3))
+    maps[:, 1, :2, :2, 0] += labels[:, None, None]
+    maps /= maps.sum(3, keepdims=True)
+    reading = types.SimpleNamespace(maps=maps, mask=np.zeros((60, 8, 8), bool))
+    reading.mask[:, :2, :2] = True
+    source = TokenPairs(make_facts(60, 2, 0), WordTokens(), (32,))
+    subject = types.SimpleNamespace(source=source, read=lambda params, count: (reading, labels))
+    (seen, features), (hidden, _) = patch_scores(subject, {}).values()
+    assert features == 6 and seen.accuracy > 0.9 and hidden.accuracy < 0.7
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "run"
@@ -113,7 +126,7 @@ def test_the_page_has_every_section(run, capsys):
     headings += ("Dependence on length", "Gradient flow", "The chain rule", "Where the CNN presses")
     headings += ("Training behind a patch", "Discussion")
     assert len(headings) == len(SECTIONS)
-    for words in (*headings, "Over training", "inside, before training"):
+    for words in (*headings, "Over training", "visible patch, top left, before training"):
         assert words in page, words
     for name in ("film", "gradient_flow", "heat_maps", "heat_maps_by_layer", "probes"):
         assert (folder / "analysis" / f"{name}.png").stat().st_size > 1_000

@@ -13,7 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from alcnet import Reading
-from common.analysis import Page
+from common.analysis import Page, ProbeScore
 from common.array_types import PyTree
 from common.data.pairs import TokenPairs
 from common.data.pipeline import evaluation_batches
@@ -81,6 +81,11 @@ class PairSubject:
         source = source.first(min(len(source), MAX_TRAINING_PAIRS))
         found = decisions(self.decide, self.params, source, self.config.train.eval_batch_size)
         return found.features, np.asarray(source.pairs.labels)
+
+    @functools.cached_property
+    def probes(self) -> dict[str, ProbeScore]:
+        """The cross-validated linear probes on all combinations of branches."""
+        return entailment_branches.probe_scores(self.features, self.labels)
 
     @functools.cached_property
     def statistics(self) -> np.ndarray | None:

@@ -203,7 +203,7 @@ def _joined(features: Any, chosen: Sequence[str]) -> np.ndarray:
 
 def add_probes(page: Page, subject: Any) -> None:
     """Adds what can be read off the frozen features of the branches."""
-    scores = probe_scores(subject.features, subject.labels)
+    scores = subject.probes
     learned, learned_labels = subject.trained_features()
 
     def fitted_to_training(chosen: tuple[str, ...]) -> ProbeScore:
@@ -281,7 +281,7 @@ def add_length(page: Page, subject: Any) -> None:
 
 def add_discussion(page: Page, subject: Any) -> None:
     """Adds what the numbers allow to say, made from them."""
-    scores = probe_scores(subject.features, subject.labels)
+    scores = subject.probes
     page.section("Discussion")
     best = max(scores, key=lambda name: scores[name].accuracy)
     n = len(subject.labels)

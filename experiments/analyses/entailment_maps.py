@@ -12,10 +12,8 @@ from alcnet import SentenceRegions
 from common.analysis import ProbeScore, linear_probe, style
 from common.analysis.page import Page
 from common.array_types import Array, PyTree
+from experiments.analyses.entailment_gradients import PAIRS
 from experiments.reports.wording import share
-
-PAIRS = 32
-"""Pairs whose gradients are averaged."""
 
 
 def pressure(subject: Any, params: PyTree) -> np.ndarray:
